@@ -1,0 +1,168 @@
+"""The ``spacevllm`` command: one subcommand for each job, nothing but words here.
+
+Options name what a run reads and writes; everything else is configuration, set by ``section.key=value`` after the
+options. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
+
+Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 3 done, but some rows
+failed (ground) · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from jobs.errors import OK, explain
+
+app = typer.Typer(
+    name="spacevllm",
+    help="Spatio-temporal video grounding: when and where, in whole video archives.",
+    epilog="Configuration keys come after the options: train.learning_rate=1e-4",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich alone takes half a second to import
+)
+
+Out = Annotated[str, typer.Option("--out", help="Folder or URI for the results.", metavar="DIR")]
+Data = Annotated[str, typer.Option("--data", help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")]
+Model = Annotated[str, typer.Option("--model", help="Folder of a trained model.", metavar="DIR")]
+Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Configuration that differs from the file or the defaults.", metavar="KEY=VALUE"),
+]
+
+
+@app.command("moving-shapes")
+def moving_shapes(
+    out: Out,
+    num_videos: Annotated[int, typer.Option(help="Videos to make, held-out ones included.", min=2)] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same annotations.", min=0)] = 0,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Make a small video world with its annotations.
+
+    MP4 files of moving shapes, questions and answers, and the same as a Uni-STG data set.
+    """
+    from jobs.moving_shapes import run
+
+    return run(out, num_videos, seed, overrides or [], dry_run)
+
+
+@app.command("build-unistg")
+def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Turn annotations into Uni-STG Parquet shards."""
+    from jobs.build_unistg import run
+
+    return run(data, out, overrides or [], dry_run)
+
+
+@app.command()
+def train(config: Config, data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Train a model.
+
+    OUT/model is what the other jobs take as --model. After a kill, the same command continues.
+    """
+    from jobs.train import run
+
+    return run(config, data, out, overrides or [], dry_run)
+
+
+@app.command()
+def evaluate(model: Model, data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Score a model on held-out questions.
+
+    OUT/summary.json holds every score with its count, beside the baselines.
+    """
+    from jobs.evaluate import run
+
+    return run(model, data, out, overrides or [], dry_run)
+
+
+@app.command()
+def ground(
+    model: Model,
+    videos: Annotated[str, typer.Option(help="Videos: a folder, a glob in quotes, or a URL.", metavar="DIR|GLOB|URL")],
+    out: Out,
+    questions: Annotated[str, typer.Option(help="Questions: text lines, or JSON lines.", metavar="FILE")] = "",
+    question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.", metavar="TEXT")] = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Ask every video of an archive; tubes as Parquet.
+
+    Exit status 3: done, but some rows failed; each of them says why.
+    """
+    from jobs.ground import run
+
+    return run(model, videos, questions, question or [], out, overrides or [], dry_run)
+
+
+@app.command()
+def serve(
+    model: Model,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    media_root: Annotated[
+        str, typer.Option(help="Folder or URI below which requests may name videos; default: uploads only.")
+    ] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Answer over HTTP: POST /v1/ground.
+
+    Runs until SIGTERM or Ctrl-C.
+    """
+    from jobs.serve import run
+
+    return run(model, port, media_root, overrides or [], dry_run)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    job: Annotated[str, typer.Argument(help="The job: train, evaluate, ground, ...", metavar="JOB")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.", metavar="http://HOST:8265")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="The job's own options.", metavar="-- OPTIONS")] = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Send a job to a running Ray cluster.
+
+    Follows its log and exits with its status. What stands after -- is the job's own.
+    """
+    from jobs.submit import run
+
+    return run(job, address, arguments or [], dry_run)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder for everything the demo makes.", metavar="DIR")] = "runs/demo",
+    config: Annotated[str, typer.Option(help="Demo configuration.", metavar="FILE")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """All stages in order, on a small world.
+
+    Running it again does only what is missing.
+    """
+    from jobs.demo import run
+
+    return run(out, config, overrides or [], dry_run)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status. User errors are one line on stderr."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before Ray is imported anywhere
+    try:
+        return app(arguments, prog_name="spacevllm", standalone_mode=False) or OK
+    except BaseException as error:
+        return explain(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Ray, started in one place: quiet, with the settings that small machines need."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MIN_CPUS = 4  # Ray Data dead-locks when its consumers hold all CPUs, as they do on a two-core machine
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """A Ray session for the block: the running one, the cluster at ``address`` or RAY_ADDRESS, or a local one.
+
+    A session that was there before is left running; one that was started or connected here is closed at the end.
+    """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before the import: `uv run` workers hang otherwise
+    import ray
+
+    if ray.is_initialized():
+        _be_quiet()
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes harmless "E" lines to the console
+    cpus = None if address else max(MIN_CPUS, os.cpu_count() or 1)
+    ray.init(
+        address=address or "local",
+        num_cpus=cpus,
+        include_dashboard=None if address else False,
+        log_to_driver=False,  # rows carry their errors; worker chatter stays in Ray's log folder
+        logging_level=logging.ERROR,
+    )
+    _be_quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _be_quiet() -> None:
+    """Each stage shows one progress line of its own: Ray Data's bars and notices would write over it."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what goes wrong is raised, too

@@ -1,0 +1,249 @@
+"""Manifest → sampled frames. A video that cannot be read costs one row, which keeps its reason.
+
+Reading happens in a killable child process per actor; what leaves the actor is only the sampled frames, resized to the
+square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines import storage
+from pipelines.cluster import ray_session
+from pipelines.manifest import data_set_media, list_videos
+from pipelines.parts import Parts, count_rows
+from pipelines.progress import Progress
+from pipelines.stage import Summary, open_stage, write_summary
+from pipelines.tracking import TrackingConfig
+from spacevllm.config import Config
+from spacevllm.data.instance import instance_id
+from spacevllm.video.errors import VideoError
+from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.probe import VideoInfo
+from spacevllm.video.reader import SampledFrames
+from spacevllm.video.resize import resize_frames
+
+FRAMES = pa.schema(
+    [
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("frames", pa.large_binary()),
+        ("shape", pa.list_(pa.int64())),
+        ("indices", pa.list_(pa.int64())),
+        ("times_s", pa.list_(pa.float64())),
+        ("fps_num", pa.int64()),
+        ("fps_den", pa.int64()),
+        ("num_frames", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("frame_times_s", pa.list_(pa.float64())),
+        ("decode_ms", pa.float64()),
+    ]
+)
+
+
+class Plan(NamedTuple):
+    """What the model wants to see: ``num_frames`` uniform frames, each ``size`` x ``size`` pixels."""
+
+    num_frames: int
+    size: int
+
+
+class DecodeOptions(Config):
+    """How videos are read.
+
+    Attributes:
+        backend: decoder library.
+        timeout_s: a video that takes longer is given up; its decoder is killed.
+        memory_mb: limit of the decoder process; None: none.
+        num_actors: decoders that run side by side, one CPU each.
+        block_rows: videos that travel together; what a killed run redoes at most, for each actor.
+    """
+
+    backend: Literal["pyav", "decord"] = "pyav"
+    timeout_s: float = Field(default=60.0, gt=0)
+    memory_mb: int | None = Field(default=None, gt=0)
+    num_actors: int = Field(default=2, ge=1)
+    block_rows: int = Field(default=8, ge=1)
+
+
+class DecodeConfig(Config):
+    """``decode``: OUT/frames/*.parquet with id, uri, media, fingerprint and the columns of ``FRAMES``.
+
+    Attributes:
+        videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: the media of its records.
+        splits: of the data set; all by default.
+        num_frames, size: the sampling plan.
+        retry_failed: also read again what failed before.
+        ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
+    """
+
+    videos: str | tuple[str, ...]
+    out: str
+    splits: tuple[str, ...] = ()
+    num_frames: int = Field(default=8, ge=1)
+    size: int = Field(default=64, ge=1)
+    decode: DecodeOptions = DecodeOptions(block_rows=32)
+    retry_failed: bool = False
+    ray: str | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def run(config: DecodeConfig) -> Summary:
+    """Reads what is not there yet; a second run reads nothing.
+
+    Raises:
+        ConfigError: no videos. StorageBusy: another job writes to the same output.
+    """
+    plan = Plan(config.num_frames, config.size)
+    manifest = _manifest(config)
+    work = manifest.append_column("fingerprint", _fingerprints(manifest, plan))
+    parts = Parts(storage.join(config.out, "frames"))
+    with storage.exclusive(config.out):
+        wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
+        done = parts.tidy(wanted, config.retry_failed)
+        missing = work.filter(pa.array([name not in done for name in work["id"].to_pylist()], pa.bool_()))
+        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)
+        with open_stage("decode", config, config.out, tracking) as stage:
+            started = time.monotonic()
+            if missing.num_rows:
+                with ray_session(config.ray), Progress("decode", missing.num_rows, "videos", stage) as progress:
+                    for count, failed in _stream(missing, plan, config.decode, parts):
+                        progress.advance(count, failed)
+            counts = count_rows(parts.read(wanted, ["id", "status", "error"]), len(wanted))
+            seconds = time.monotonic() - started
+            return write_summary(
+                stage, config.out, {"stage": "decode", **counts, "new": missing.num_rows, "seconds": seconds}
+            )
+
+
+class Decoder:
+    """A Ray Data actor: rows with ``uri`` in, the same rows with the columns of ``FRAMES`` out."""
+
+    def __init__(self, plan: Plan, options: DecodeOptions) -> None:
+        self.plan, self.options = plan, options
+        self.sampler = GuardedSampler(timeout_s=options.timeout_s, memory_mb=options.memory_mb)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [self.decode(uri) for uri in table["uri"].to_pylist()]
+        frames = pa.Table.from_pylist(rows, schema=FRAMES)
+        for name in FRAMES.names:
+            table = table.append_column(name, frames[name])
+        return table
+
+    def decode(self, uri: str) -> dict[str, Any]:
+        """One row of ``FRAMES``; ``error`` is ``"<reason>: <message>"``."""
+        started = time.perf_counter()
+        try:
+            with storage.local_copy(uri) as path:
+                sampled = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend)
+            row = frames_to_row(sampled, self.plan.size)
+        except VideoError as error:
+            row = {"status": "failed", "error": f"{error.reason}: {error}"}
+        except OSError as error:  # the download, not the decoder
+            row = {"status": "failed", "error": f"storage: {uri}: {error}"}
+        except Exception as error:  # nobody's plan, but one video must not end an archive; the row keeps the reason
+            row = {"status": "failed", "error": f"decode: {uri}: {type(error).__name__}: {error}"}
+        return row | {"decode_ms": (time.perf_counter() - started) * 1000}
+
+
+def frames_to_row(sampled: SampledFrames, size: int) -> dict[str, Any]:
+    """Sampled frames as a row of ``FRAMES``, resized to ``size`` x ``size``."""
+    info, frames = sampled.info, resize_frames(sampled.frames, size)
+    return {
+        "status": "ok",
+        "error": "",
+        "frames": frames.tobytes(),
+        "shape": list(frames.shape),
+        "indices": sampled.indices.tolist(),
+        "times_s": sampled.times_s.tolist(),
+        "fps_num": info.fps.numerator,
+        "fps_den": info.fps.denominator,
+        "num_frames": info.num_frames,
+        "width": info.width,
+        "height": info.height,
+        "duration_s": info.duration_s,
+        "frame_times_s": info.times_s.tolist(),
+    }
+
+
+def row_to_frames(row: dict[str, Any]) -> SampledFrames:
+    """The inverse of ``frames_to_row``, but for the size of the frames and what the container said.
+
+    ``frames`` is (T, size, size, 3) uint8 while ``info.width`` and ``info.height`` are the original's.
+    """
+    info = VideoInfo(
+        path=row["media"],
+        width=row["width"],
+        height=row["height"],
+        fps=Fraction(row["fps_num"], row["fps_den"]),
+        num_frames=row["num_frames"],
+        duration_s=row["duration_s"],
+        first_pts_s=0.0,
+        rotation=0,
+        mirrored=False,
+        keyframes=(),
+        times_s=np.array(row["frame_times_s"]),  # (N,)
+        pts=np.zeros(0, np.int64),
+        time_base=Fraction(1),
+        codec="",
+        container="",
+    )
+    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, S, S, 3)
+    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames)
+
+
+def decoded(work: pa.Table, plan: Plan, options: DecodeOptions) -> Any:
+    """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
+
+    The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    cuts = range(0, work.num_rows, options.block_rows)
+    blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
+    actors = min(options.num_actors, len(blocks))
+    return ray.data.from_arrow(blocks).map_batches(
+        Decoder,
+        fn_constructor_args=(plan, options),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(min_size=actors, max_size=actors),
+        num_cpus=1,
+    )
+
+
+def _stream(work: pa.Table, plan: Plan, options: DecodeOptions, parts: Parts) -> Iterator[tuple[int, int]]:
+    return written(decoded(work, plan, options), parts)
+
+
+def written(rows: Any, parts: Parts) -> Iterator[tuple[int, int]]:
+    """Writes the blocks of a Ray data set to ``parts``, in its workers; yields (rows, failed rows) as they land."""
+
+    def write(table: pa.Table) -> pa.Table:
+        parts.write(table)
+        return table.select(["status"])
+
+    landed = rows.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+    for table in landed.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+        status = table["status"].to_pylist()
+        yield len(status), len(status) - status.count("ok")
+
+
+def _manifest(config: DecodeConfig) -> pa.Table:
+    if isinstance(config.videos, str) and storage.is_folder(storage.join(config.videos, "unistg")):
+        return data_set_media(config.videos, config.splits)
+    return list_videos(config.videos)
+
+
+def _fingerprints(manifest: pa.Table, plan: Plan) -> pa.Array:
+    return pa.array([instance_id(version, *plan) for version in manifest["version"].to_pylist()], pa.string())

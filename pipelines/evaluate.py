@@ -1,0 +1,117 @@
+"""A model on one split of a Uni-STG data set → a prediction for every record, and the table of scores.
+
+The same way through the model as ``ground``: questions about one media together, one decode each. Every record counts;
+what could not be read or answered scores 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.cluster import ray_session
+from pipelines.decode import DecodeOptions
+from pipelines.manifest import data_set_media, read_records
+from pipelines.parts import Parts, count_rows
+from pipelines.predict import (
+    LoadPredictor,
+    PredictOptions,
+    Question,
+    answer,
+    describe,
+    load_predictor,
+    make_work,
+    row_to_answer,
+    wanted_ids,
+    without,
+)
+from pipelines.progress import Progress
+from pipelines.stage import Summary, open_stage, write_summary
+from pipelines.tracking import TrackingConfig
+from spacevllm.config import Config
+from spacevllm.data.instance import Instance
+from spacevllm.evaluation.scoring import evaluate
+
+
+class EvaluateConfig(Config):
+    """``evaluate``: OUT/predictions/*.parquet (columns as in ``predict.ANSWERS``), OUT/queries.parquet, summary.json.
+
+    Attributes:
+        model: folder of a trained model.
+        data: Uni-STG data set folder. split: which records.
+        out: where the scores go. Running again predicts only what is missing or was made by another model.
+        seed: of the random baselines.
+        decode, predict: how videos are read and how the model runs.
+        retry_failed: also do again what failed before.
+        ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
+    """
+
+    model: str
+    data: str
+    out: str
+    split: str = "test"
+    seed: int = 0
+    decode: DecodeOptions = DecodeOptions()
+    predict: PredictOptions = PredictOptions()
+    retry_failed: bool = False
+    ray: str | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary:
+    """Predicts what is missing, then scores everything.
+
+    Returns:
+        The summary that is also OUT/summary.json: counts as in ``ground``, and for each task that occurs the scores of
+        the model and of the baselines, fractions in [0, 1] (``spacevllm.evaluation.scoring.evaluate``).
+
+    Raises:
+        ConfigError: no data set. StorageBusy: another job writes to the same output.
+    """
+    instances = [Instance.from_row(row) for row in read_records(config.data, config.split).to_pylist()]
+    media = data_set_media(config.data, [config.split])
+    with storage.exclusive(config.out):
+        model = describe(config.model, load)
+        work = make_work(_questions(media, instances), model)
+        parts, wanted = Parts(storage.join(config.out, "predictions")), wanted_ids(work)
+        missing = without(work, parts.tidy(wanted, config.retry_failed))
+        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
+        with open_stage("evaluate", config, config.out, tracking) as stage:
+            stage.set_dataset(data_set_digest(config.data), f"{config.data} {config.split}")
+            started = time.monotonic()
+            new = len(wanted_ids(missing))
+            if new:
+                with ray_session(config.ray), Progress("evaluate", new, "answers", stage) as progress:
+                    answer(missing, model, parts, config.decode, config.predict, progress, load)
+            predictions = parts.read(wanted)
+            counts = count_rows(predictions, len(instances))
+            answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
+            scores, rows = evaluate(instances, answers, config.seed)
+            storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(_same_keys(rows)))
+            work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
+            about = {"split": config.split, "model_id": model.id, "model_digest": model.digest}
+            return write_summary(stage, config.out, {"stage": "evaluate", **counts, **work_done, **about, **scores})
+
+
+def data_set_digest(folder: str) -> str:
+    """What ``dataset.json`` says about the data set's content; ``""`` for one that was not built here."""
+    record = storage.join(folder, "dataset.json")
+    return str(storage.read_json(record)["digest"]) if storage.exists(record) else ""
+
+
+def _questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, str], list[Question]]]:
+    asked: dict[str, list[Question]] = {}
+    for instance in instances:
+        question = Question(instance.id, instance.task, instance.question, tuple(instance.options))
+        asked.setdefault(instance.media, []).append(question)
+    for row in media.to_pylist():
+        yield row, asked[row["media"]]
+
+
+def _same_keys(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Tasks have scores of their own: the columns are the union."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in keys} for row in rows]

@@ -1,0 +1,286 @@
+"""The one module that opens paths: local folders, s3://, https:// and whatever else fsspec knows.
+
+A *uri* here is a local path (relative, absolute or file://) or any fsspec URL. Local results are plain absolute paths,
+remote ones keep their scheme. Writing is all or nothing: a reader never sees half a file, whenever the writer dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+LOCK = ".lock"
+
+
+class StorageBusy(RuntimeError):
+    """Another live job writes to the same output."""
+
+
+def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of ``uri`` and the path in it."""
+    return fsspec.core.url_to_fs(str(uri))
+
+
+def is_local(uri: str | Path) -> bool:
+    return isinstance(resolve(uri)[0], LocalFileSystem)
+
+
+def absolute(uri: str | Path) -> str:
+    """The one spelling of ``uri`` that ids are made of: an absolute local path, or a full URL."""
+    fs, path = resolve(uri)
+    return _spell(fs, path)
+
+
+def join(base: str | Path, *parts: str) -> str:
+    """``base/part/...``; an absolute part (path or URL) replaces what stands before it."""
+    whole = str(base)
+    for part in parts:
+        whole = part if "://" in part or part.startswith("/") else f"{whole.rstrip('/')}/{part}"
+    return whole
+
+
+def parent(uri: str | Path) -> str:
+    return absolute(uri).rstrip("/").rpartition("/")[0] or "/"
+
+
+def exists(uri: str | Path) -> bool:
+    fs, path = resolve(uri)
+    return bool(fs.exists(path))
+
+
+def is_folder(uri: str | Path) -> bool:
+    fs, path = resolve(uri)
+    return bool(fs.isdir(path))
+
+
+def make_folder(uri: str | Path) -> str:
+    """Creates the folder (object stores have none: nothing happens there) and returns its absolute uri."""
+    fs, path = resolve(uri)
+    fs.makedirs(path, exist_ok=True)
+    return _spell(fs, path)
+
+
+def is_glob(uri: str | Path) -> bool:
+    return is_listable(uri) and any(mark in str(uri) for mark in "*?[") and not exists(uri)
+
+
+def is_listable(uri: str | Path) -> bool:
+    """Whether one can ask what a folder of it holds; a web server does not say."""
+    return not str(uri).startswith(("http://", "https://"))
+
+
+def find(uri: str | Path) -> dict[str, str]:
+    """Every file under a folder, or that a glob matches, or the one file: absolute uri → version, sorted by uri.
+
+    Hidden files and folders (a name that starts with ``.``) and half-written files are left out.
+    """
+    fs, path = resolve(uri)
+    if is_glob(uri):
+        infos = fs.glob(path, detail=True).values()
+    elif fs.isdir(path):
+        infos = fs.find(path, detail=True).values()
+    else:
+        infos = [fs.info(path)] if fs.exists(path) else []
+    root = path.rstrip("/")
+    files = {
+        _spell(fs, info["name"]): _version(info)
+        for info in infos
+        if info["type"] == "file" and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
+    }
+    return dict(sorted(files.items()))
+
+
+def version(uri: str | Path) -> str:
+    """Changes when the file's content does: the store's etag, else size and time of change. ``""`` if it is missing."""
+    fs, path = resolve(uri)
+    try:
+        return _version(fs.info(path))
+    except FileNotFoundError:
+        return ""
+
+
+def open_read(uri: str | Path) -> IO[bytes]:
+    fs, path = resolve(uri)
+    return fs.open(path, "rb")
+
+
+def read_text(uri: str | Path) -> str:
+    """UTF-8 text. Raises FileNotFoundError, UnicodeDecodeError."""
+    with open_read(uri) as file:
+        return file.read().decode("utf-8-sig")  # a byte order mark is no part of the first question
+
+
+def read_json(uri: str | Path) -> Any:
+    return json.loads(read_text(uri))
+
+
+def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
+    """Creates or replaces the file in one step: temporary file and rename here, one put in an object store."""
+    fs, path = resolve(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, bytes(data))
+        return
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_text(uri: str | Path, text: str) -> None:
+    write_bytes(uri, text.encode())
+
+
+def write_json(uri: str | Path, value: Any) -> None:
+    write_text(uri, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(uri: str | Path, table: pa.Table) -> None:
+    """One Parquet file; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd")
+    write_bytes(uri, sink.getvalue())
+
+
+def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file, or all below a folder in order of name. Raises FileNotFoundError if there is none."""
+    files = [file for file in find(uri) if file.endswith(".parquet")]
+    if not files:
+        raise FileNotFoundError(f"no parquet file at {uri}")
+    tables = []
+    for name in files:
+        with open_read(name) as file:
+            tables.append(pq.read_table(file, columns=columns))
+    return pa.concat_tables(tables)
+
+
+def remove(uri: str | Path) -> None:
+    fs, path = resolve(uri)
+    fs.rm_file(path)
+
+
+@contextmanager
+def local_copy(uri: str | Path) -> Iterator[str]:
+    """A local path with the file's bytes: the file itself, or a download that is deleted at the end.
+
+    Raises:
+        OSError: the download failed.
+    """
+    fs, path = resolve(uri)
+    if isinstance(fs, LocalFileSystem):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="spacevllm-") as folder:
+        target = os.path.join(folder, os.path.basename(path.split("?")[0]) or "file")
+        try:
+            fs.get_file(path, target)
+        except OSError:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise OSError(f"cannot fetch {uri}: {error}") from error
+        yield target
+
+
+@contextmanager
+def exclusive(folder: str | Path) -> Iterator[None]:
+    """Holds ``folder`` for this process; a process that died holds nothing.
+
+    Local: a kernel lock on ``.lock`` (released with its process, however it ends). Object stores have no locks: there a
+    ``.lock`` object names the holder, and it is taken over if that was a process of this machine and is gone.
+
+    Raises:
+        StorageBusy: another live job holds it; the message names process and machine.
+    """
+    uri = join(make_folder(folder), LOCK)
+    owner = {"pid": os.getpid(), "host": socket.gethostname()}
+    with _locked_file(uri, owner) if is_local(uri) else _locked_object(uri, owner):
+        yield
+
+
+@contextmanager
+def waiting_lock(path: str | Path) -> Iterator[None]:
+    """Holds a lock on a local file, created if need be; waits for whoever holds it now."""
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _locked_file(path: str, owner: Mapping[str, Any]) -> Iterator[None]:
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _busy(path, json.loads(file.read() or "{}")) from None
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _locked_object(uri: str, owner: Mapping[str, Any]) -> Iterator[None]:
+    if exists(uri) and not _is_dead(holder := read_json(uri), str(owner["host"])):
+        raise _busy(uri, holder)
+    write_json(uri, owner)
+    try:
+        yield
+    finally:
+        remove(uri)
+
+
+def _is_dead(holder: Mapping[str, Any], host: str) -> bool:
+    if holder["host"] != host:
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive, and another user's
+        pass
+    return False
+
+
+def _busy(uri: str, holder: Mapping[str, Any]) -> StorageBusy:
+    who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    return StorageBusy(
+        f"{uri.removesuffix('/' + LOCK)} is being written by {who}: wait for it, or choose another --out"
+        + ("" if is_local(uri) else f" (if that job is dead, delete {uri})")
+    )
+
+
+def _spell(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    if tag:
+        return str(tag).strip('"')
+    changed = info.get("mtime") or info.get("LastModified") or ""
+    return f"{info.get('size')}-{changed}"
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,1 @@
+"""SpaceVLLM: when and where, in plain words, in any video."""

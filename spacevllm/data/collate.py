@@ -1,0 +1,216 @@
+"""Clips with their questions → one packed ``Batch``; the video's tokens stand once, its questions behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacevllm.data.instance import TASKS, Instance
+from spacevllm.data.templates import answer_text
+from spacevllm.model.batch import Batch
+from spacevllm.model.processing import Prefix, Segment, SpaceVLLMProcessor
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """One video or image, sampled, and the questions asked of it.
+
+    Attributes:
+        frames: (T, S, S, 3) uint8, resized to the tower's square; T == 1 for an image.
+        indices: (T,) int, frame numbers in the video. times_s: (T,) float.
+        duration_s: of the video. is_image: whether it is a single image. instances: the questions, all of this media.
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    times_s: np.ndarray
+    duration_s: float
+    is_image: bool
+    instances: Sequence[Instance]
+
+
+@dataclass
+class _Row:
+    prefix: Prefix
+    visual: np.ndarray  # (T, P)
+    queries: np.ndarray  # (T,)
+    segments: list[Segment]
+    sample: ClipSample
+
+
+class Collator:
+    """Packs samples into a batch.
+
+    Args:
+        processor: prompts and pixels.
+        time_weight: LM weight of the tokens that write the two times; 1 in the paper's recipe.
+    """
+
+    def __init__(self, processor: SpaceVLLMProcessor, time_weight: float = 1.0) -> None:
+        self.processor = processor
+        self.time_weight = time_weight
+
+    def __call__(self, samples: Sequence[ClipSample]) -> Batch:
+        """One row a sample; a sample whose text tasks see no queries takes a row more. Padded to the longest row."""
+        rows = [row for sample in samples for row in self._rows(sample)]
+        prefix = max(len(row.prefix.ids) for row in rows)
+        segment = max(len(s.ids) for row in rows for s in row.segments)
+        tokens = [self._pack(row, prefix, segment) for row in rows]
+        length = max(len(t["input_ids"]) for t in tokens)
+        fill = {"input_ids": 0, "kinds": 0, "segments": -1, "position_ids": 0, "labels": IGNORE, "label_weights": 0.0}
+        packed = {name: _stack([t[name] for t in tokens], (length,), value) for name, value in fill.items()}
+        questions = [(r, k) for r, row in enumerate(rows) for k in range(len(row.segments))]
+        frames = max(row.visual.shape[0] for row in rows)
+        cells = max(row.visual.shape[1] for row in rows)
+        return Batch(
+            **packed,
+            video_pixels=self._pixels([row for row in rows if not row.sample.is_image]),
+            image_pixels=self._pixels([row for row in rows if row.sample.is_image]),
+            query_ids=torch.tensor([q for row in rows for q in row.prefix.query_ids], dtype=torch.long),
+            visual_index=_stack([row.visual for row in rows], (frames, cells), -1),
+            query_index=_stack([row.queries for row in rows], (frames,), -1),
+            question_row=torch.tensor([r for r, _ in questions]),
+            prefix_length=prefix,
+            segment_length=segment,
+            **self._targets(rows, questions, (frames, cells), (prefix, segment)),
+        )
+
+    def _rows(self, sample: ClipSample) -> list[_Row]:
+        apart = not self.processor.config.queries_in_text_tasks
+        text = [i for i in sample.instances if i.task == "qa" and apart]
+        located = [i for i in sample.instances if not (i.task == "qa" and apart)]
+        return [self._row(sample, group, queries) for group, queries in ((located, True), (text, False)) if group]
+
+    def _row(self, sample: ClipSample, instances: Sequence[Instance], with_queries: bool) -> _Row:
+        if sample.is_image:
+            prefix = self.processor.image_prefix(with_queries)
+        else:
+            prefix = self.processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries)
+        segments = [self.processor.segment(i.task, i.question, i.options, answer_text(i)) for i in instances]
+        group = ClipSample(
+            sample.frames, sample.indices, sample.times_s, sample.duration_s, sample.is_image, list(instances)
+        )
+        return _Row(prefix, prefix.visual_index(len(sample.frames)), prefix.query_index(), segments, group)
+
+    def _pack(self, row: _Row, prefix: int, segment: int) -> dict[str, np.ndarray]:
+        total, used = prefix + segment * len(row.segments), len(row.prefix.ids)
+        out: dict[str, np.ndarray] = {
+            "input_ids": np.zeros(total, np.int64),
+            "kinds": np.zeros(total, np.int64),
+            "segments": np.full(total, -1),
+            "position_ids": np.zeros(total, np.int64),
+            "labels": np.full(total, IGNORE),
+            "label_weights": np.ones(total, np.float32),
+        }
+        out["input_ids"][:used], out["kinds"][:used], out["segments"][:used] = row.prefix.ids, row.prefix.kinds, 0
+        out["position_ids"][:used] = np.arange(used)
+        for k, asked in enumerate(row.segments):
+            here = prefix + k * segment + np.arange(len(asked.ids))
+            answer = here[asked.answer_start :]
+            out["input_ids"][here], out["segments"][here] = asked.ids, k + 1
+            out["position_ids"][here] = used + np.arange(len(asked.ids))
+            out["labels"][answer] = asked.ids[asked.answer_start :]
+            out["label_weights"][here[asked.time_tokens]] = self.time_weight
+        return out
+
+    def _pixels(self, rows: list[_Row]) -> Tensor:
+        side, channels = self.processor.config.image_size, self.processor.config.vision_config.num_channels
+        if not rows:
+            return torch.zeros(0, channels, side, side)
+        return torch.cat([self.processor.pixel_values(row.sample.frames) for row in rows])
+
+    def _targets(
+        self,
+        rows: list[_Row],
+        questions: list[tuple[int, int]],
+        shape: tuple[int, int],
+        lengths: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        (frames, cells), (prefix, length) = shape, lengths
+        count = len(questions)
+        captions, boxes = [], np.full((count, frames, 4), 0.5, np.float32)
+        known, in_span = np.zeros((count, frames), bool), np.zeros((count, frames), bool)
+        pointer = np.full((count, 2), -1)
+        target = np.zeros((count, 2, frames, cells), bool)
+        for q, (r, k) in enumerate(questions):
+            row, segment, instance = rows[r], rows[r].segments[k], rows[r].sample.instances[k]
+            start = prefix + k * length
+            captions.append(start + np.arange(*segment.caption))
+            t = len(row.sample.frames)
+            boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(
+                instance, row.sample.indices, row.sample.times_s
+            )
+            if len(segment.numbers) == 2:
+                pointer[q] = start + np.array(segment.numbers) - 1
+                for end, frame in enumerate(_border_frames(instance, row.sample.times_s)):
+                    cell = _cell(boxes[q, frame], row.visual.shape[1]) if known[q, frame] else slice(None)
+                    target[q, end, frame, cell] = True
+        longest = max(len(c) for c in captions)
+        return {
+            "caption_index": _stack(captions, (longest,), -1),
+            "boxes": torch.from_numpy(boxes),
+            "box_known": torch.from_numpy(known),
+            "in_span": torch.from_numpy(in_span),
+            "pointer_index": torch.from_numpy(pointer),
+            "pointer_target": torch.from_numpy(target.reshape(count, 2, -1)),
+            "tasks": torch.tensor([TASKS.index(rows[r].sample.instances[k].task) for r, k in questions]),
+        }
+
+
+def frame_targets(
+    instance: Instance, indices: np.ndarray, times_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth on the sampled frames; the span's are those from the one nearest to its begin to the one nearest its end.
+
+    Returns:
+        boxes (T, 4) cxcywh in [0, 1], known (T,) bool, in_span (T,) bool.
+    """
+    boxes = np.full((len(indices), 4), 0.5, np.float32)
+    where = {frame: i for i, frame in enumerate(instance.box_frames)}
+    known = np.array([int(frame) in where for frame in indices])
+    scale = np.array([instance.width, instance.height] * 2, np.float32)
+    for i in np.flatnonzero(known):
+        x1, y1, x2, y2 = np.asarray(instance.boxes[where[int(indices[i])]], np.float32) / scale
+        boxes[i] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+    if instance.begin_s is None:
+        return boxes, known, np.full(len(indices), instance.media_type == "image")
+    first, last = _border_frames(instance, times_s)
+    positions = np.arange(len(indices))
+    return boxes, known, (positions >= first) & (positions <= last)
+
+
+def _border_frames(instance: Instance, times_s: np.ndarray) -> tuple[int, int]:
+    """Index of the sampled frame nearest to the span's begin and to its end."""
+    assert instance.begin_s is not None and instance.end_s is not None
+    return int(np.abs(times_s - instance.begin_s).argmin()), int(np.abs(times_s - instance.end_s).argmin())
+
+
+def box_cells(boxes: Tensor, cells: Tensor) -> Tensor:
+    """Index of the cell that holds each box's centre, row by row.
+
+    Args:
+        boxes: (N, 4) cxcywh in [0, 1]. cells: (N,) int, how many cells the square frame has.
+
+    Returns:
+        (N,) int64.
+    """
+    grid = cells.sqrt().round().long()
+    column, row = (torch.minimum((boxes[:, i] * grid).long().clamp(min=0), grid - 1) for i in (0, 1))
+    return row * grid + column
+
+
+def _cell(box: np.ndarray, cells: int) -> int:
+    return int(box_cells(torch.from_numpy(box)[None], torch.tensor([cells]))[0])
+
+
+def _stack(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float) -> Tensor:
+    out = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        out[(i, *(slice(n) for n in array.shape))] = array
+    return torch.from_numpy(out)

@@ -1,0 +1,141 @@
+"""One Uni-STG instance: a question about one video or image, and its answer in time and space.
+
+Every source is converted to this record and every stage reads it. Parquet shards hold ``SCHEMA``.
+
+A data set is a folder::
+
+    DIR/unistg/<split>/*.parquet    the records; `media` is relative to DIR (or an absolute path or URI)
+    DIR/media/...                   videos and images, if the data set brings its own
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+Task = Literal["stvg", "vtg", "rec", "qa"]
+MediaType = Literal["video", "image"]
+TASKS: tuple[str, ...] = get_args(Task)
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("media", pa.string()),
+        ("media_type", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("begin_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("begin_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("box_frames", pa.list_(pa.int64())),
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+        ("fps_num", pa.int64()),
+        ("fps_den", pa.int64()),
+        ("num_frames", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("sentence_type", pa.string()),
+        ("segment_begin_frame", pa.int64()),
+        ("segment_end_frame", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One record. Frames are 0-based and half-open; seconds count from the first frame; boxes are xyxy pixels.
+
+    Attributes:
+        id: unique in the data set; ``instance_id`` makes one.
+        task: stvg (span + boxes) · vtg (span) · rec (one box on an image) · qa (multiple choice or free text).
+        source: name of the data set it comes from, e.g. ``vidstg``.
+        split: ``train``, ``val`` or ``test``.
+        media: path relative to the data set's folder, or an absolute path or URI.
+        media_type: ``video`` or ``image``.
+        question: the sentence, as annotated; instruction wording is added by templates, not here.
+        answer: gold text: ``""`` where the span or box is the answer; for ``qa`` the right option or free text.
+        options: for multiple choice, the options in order; else empty.
+        begin_frame, end_frame: true span in frames, None without one.
+        begin_s, end_s: the same span in seconds (what sources without frames annotate), None without one.
+        box_frames: (K,) increasing frame numbers that have a box; ``[0]`` for an image.
+        boxes: K boxes of 4 numbers. They may lie outside the span: the object is visible there too.
+        fps_num, fps_den: rational frame rate; 0/1 for an image.
+        num_frames, width, height, duration_s: of the media; an image has 1 frame and 0 s.
+        sentence_type: ``declarative`` or ``interrogative``; benchmarks report them apart.
+        segment_begin_frame, segment_end_frame: the clip of the video to look at (VidSTG's used_segment), half-open;
+            None: the whole video.
+    """
+
+    id: str
+    task: Task
+    source: str
+    split: str
+    media: str
+    media_type: MediaType
+    question: str
+    answer: str = ""
+    options: list[str] = field(default_factory=list)
+    begin_frame: int | None = None
+    end_frame: int | None = None
+    begin_s: float | None = None
+    end_s: float | None = None
+    box_frames: list[int] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    fps_num: int = 0
+    fps_den: int = 1
+    num_frames: int = 1
+    width: int = 0
+    height: int = 0
+    duration_s: float = 0.0
+    sentence_type: str = "declarative"
+    segment_begin_frame: int | None = None
+    segment_end_frame: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"instance {self.id}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if len(self.box_frames) != len(self.boxes):
+            raise ValueError(f"instance {self.id}: {len(self.box_frames)} box_frames but {len(self.boxes)} boxes")
+        if self.task in ("stvg", "vtg") and (self.begin_s is None or self.end_s is None):
+            raise ValueError(f"instance {self.id}: task {self.task} needs begin_s and end_s")
+        if self.begin_s is not None and self.end_s is not None and not 0 <= self.begin_s < self.end_s:
+            raise ValueError(f"instance {self.id}: span [{self.begin_s}, {self.end_s}) is empty or inverted")
+        if self.task in ("stvg", "rec") and not self.boxes:
+            raise ValueError(f"instance {self.id}: task {self.task} needs boxes")
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(self.fps_num, self.fps_den)
+
+    def to_row(self) -> dict[str, Any]:
+        """A row of ``SCHEMA``."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Instance:
+        """From a row of ``SCHEMA``; other columns are ignored.
+
+        Raises:
+            ValueError: the record contradicts itself; the message names the id and the field.
+        """
+        known = {name: row[name] for name in SCHEMA.names if name in row}
+        for name in ("options", "box_frames"):
+            known[name] = list(known[name]) if known.get(name) is not None else []
+        known["boxes"] = [list(map(float, box)) for box in (known.get("boxes") if known.get("boxes") is not None else [])]
+        return cls(**known)
+
+
+def instance_id(*parts: object) -> str:
+    """16 hex digits that depend only on ``parts``: the same input has the same id on every machine."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -1,0 +1,41 @@
+"""Text ⇄ span: the temporal answer is plain text in seconds, e.g. ``From 12.00s to 18.50s.``"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from spacevllm.tube import Span
+
+_NUMBER = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"  # [hh:][mm:]ss[.ff]
+_UNIT = r"\s*(?:s|sec|secs|seconds?)?\.?"
+_SPAN = re.compile(rf"{_NUMBER}{_UNIT}\s*(?:to|until|till|and|-|–|—|~|,)+\s*{_NUMBER}", re.IGNORECASE)
+
+
+def format_span(span: Span) -> str:
+    """``From 12.00s to 18.50s.``"""
+    return f"From {span.begin_s:.2f}s to {span.end_s:.2f}s."
+
+
+def parse_span(text: str) -> Span | None:
+    """The first span in ``text``, or None where none can be read.
+
+    Accepts ``From 24.3s to 30.4s.``, ``24.3 - 30.4``, ``24.3s to 30.4``, ``00:24.3 to 00:30.4``. Borders in the wrong
+    order are sorted. An empty span is no answer.
+    """
+    found = _SPAN.search(text)
+    if not found:
+        return None
+    groups = found.groups()
+    begin, end = sorted((_seconds(*groups[:3]), _seconds(*groups[3:])))
+    return Span(begin, end) if begin < end and math.isfinite(end) else None
+
+
+def number_starts(answer: str) -> list[int]:
+    """Character offsets of the two times in an answer of ``format_span``."""
+    return [found.start() for found in re.finditer(r"\d+\.\d+", answer)][:2]
+
+
+def _seconds(hours: str | None, minutes: str | None, seconds: str) -> float:
+    # "01:30.5" matches with the minutes in the second group, "1:02:03" with all three
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)

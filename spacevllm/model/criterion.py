@@ -1,0 +1,79 @@
+"""What the model is trained on: LM cross-entropy and the spatial loss of the paper, and the terms it does not have.
+
+The paper: cross-entropy + L1 + GIoU on frames inside the true span. Our own terms have weight 0 there and are what a
+model trained *from scratch* needs (see docs/decisions.md): ``attention`` pulls the decoder's second attention to the
+cell of the box centre; ``pointer`` makes one head of the last layer look at the first and last frame when it writes
+the two times; ``box_frames: visible`` supervises boxes outside the span too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spacevllm.boxes import cxcywh_to_xyxy, pairwise_giou
+from spacevllm.config import Config
+from spacevllm.data.collate import box_cells
+from spacevllm.model.batch import Batch
+from spacevllm.model.modeling import GroundingOutput
+
+
+class CriterionConfig(Config):
+    """Loss weights. The defaults are the paper's recipe (L1 5, GIoU 2: ours, it names none)."""
+
+    lm: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+    attention: float = 0.0
+    pointer: float = 0.0
+    time_weight: float = 1.0
+    box_frames: Literal["span", "visible"] = "span"
+
+
+class Criterion:
+    def __init__(self, config: CriterionConfig) -> None:
+        self.config = config
+
+    def __call__(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
+        """Every term, unweighted, and their weighted sum ``loss``: scalars.
+
+        A batch without boxes or spans still touches the decoder with weight 0: every rank must, in every step, or
+        ZeRO-2 and ZeRO-3 hang.
+        """
+        terms = {"lm": self._language(output), **self._space(output, batch)}
+        if self.config.pointer and output.pointer_logits is not None:
+            terms["pointer"] = self._pointer(output.pointer_logits, batch)
+        terms["loss"] = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
+        return terms
+
+    def _language(self, output: GroundingOutput) -> Tensor:
+        each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)
+        return (each * output.label_weights).sum() / output.label_weights.sum().clamp(min=1e-6)
+
+    def _space(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
+        where = batch.box_known & output.space_valid  # (Q, T)
+        if self.config.box_frames == "span":
+            where = where & batch.in_span
+        if not where.any():
+            untouched = 0.0 * output.space.boxes.sum()
+            return {"l1": untouched, "giou": untouched, "attention": untouched}
+        boxes, truth = output.space.boxes[where], batch.boxes[where]  # (N, 4)
+        giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
+        logits = output.space.attention_logits[where]  # (N, P)
+        cells = torch.isfinite(logits).sum(-1)  # (N,): rows of images may have more cells than rows of videos
+        return {
+            "l1": (boxes - truth).abs().sum(-1).mean(),
+            "giou": (1 - giou).mean(),
+            "attention": F.cross_entropy(logits, box_cells(truth, cells)),
+        }
+
+    def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
+        timed = batch.pointer_index[:, 0] >= 0  # (Q,)
+        if not timed.any():
+            return 0.0 * logits.nan_to_num(neginf=0.0).sum()
+        log_p = logits[timed].log_softmax(-1)  # (N, 2, T * P)
+        hit = log_p.masked_fill(~batch.pointer_target[timed], float("-inf"))
+        return -hit.logsumexp(-1).mean()

@@ -1,0 +1,188 @@
+"""SpaceVLLM: LLaVA-OneVision's parts, interleaved queries, the Query-Guided Space Decoder.
+
+Composed, not rewritten: the vision tower, projector, pooling, newline, language model and LM head are transformers'
+``LlavaOnevisionForConditionalGeneration``, so its checkpoints load under their own names; this file only lays out
+the row (cells, newlines, queries) and reads the last-layer states back. One device; parallelism lives elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from spacevllm.model.attention import SHARED_PREFIX
+from spacevllm.model.batch import Batch, Kind
+from spacevllm.model.configuration import SpaceVLLMConfig
+from spacevllm.model.queries import InterleavedQueries
+from spacevllm.model.space_decoder import QueryGuidedSpaceDecoder, SpaceOutput
+
+
+# the tower: torch's fused CPU kernel takes six times as long as two matmuls in bf16 at 64 tokens
+ATTENTION = {"text_config": SHARED_PREFIX, "vision_config": "eager" if not torch.cuda.is_available() else "sdpa"}
+
+
+@dataclass
+class GroundingOutput:
+    """Attributes:
+    logits: (N, V) float, one row for every position that has a label, in row order.
+    labels, label_weights: (N,).
+    space: boxes and attention of every question and frame; questions without queries hold zeros.
+    space_valid: (Q, T) bool, where ``space`` is real.
+    pointer_logits: (Q, 2, T * P) of the pointer head over the visual tokens, -inf where there is none; None
+        unless asked for.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    label_weights: Tensor
+    space: SpaceOutput
+    space_valid: Tensor
+    pointer_logits: Tensor | None
+
+
+class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
+    """Text answers from the LM head, boxes from the space decoder (paper section 3)."""
+
+    config_class = SpaceVLLMConfig
+    config: SpaceVLLMConfig
+
+    def __init__(self, config: SpaceVLLMConfig) -> None:
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.queries = InterleavedQueries(width, std=config.text_config.initializer_range)
+        self.space_decoder = QueryGuidedSpaceDecoder(
+            width, config.decoder_hidden_size, config.decoder_attention, config.decoder_layers
+        )
+        self.post_init()
+
+    def visual_features(self, pixels: Tensor, pooled: bool) -> Tensor:
+        """(F, C, S, S) frames → (F, P, D) language-model inputs, row by row; F == 0 is allowed."""
+        layer = self.config.vision_feature_layer
+        hidden = self.model.vision_tower(pixels, output_hidden_states=True).hidden_states[layer]  # (F, side², Dv)
+        features = self.model.multi_modal_projector(hidden)  # (F, side², D)
+        return self.model.apply_pooling(features) if pooled else features
+
+    def embed(
+        self, input_ids: Tensor, kinds: Tensor, query_ids: Tensor, video_pixels: Tensor, image_pixels: Tensor
+    ) -> Tensor:
+        """(B, L, D): token embeddings with cells, newlines and queries in their places; arguments as in ``Batch``.
+
+        Raises:
+            ValueError: pixels and cells of the rows do not match in number.
+        """
+        x = self.get_input_embeddings()(input_ids * (kinds == Kind.TEXT))  # (B, L, D)
+        for kind, pixels, pooled in (
+            (Kind.VIDEO_CELL, video_pixels, True),
+            (Kind.IMAGE_CELL, image_pixels, self.config.image_pooling),
+        ):
+            if len(pixels):
+                x = _place(x, kinds == kind, self.visual_features(pixels, pooled).flatten(0, 1))
+        newline = kinds == Kind.NEWLINE
+        x = _place(x, newline, self.model.image_newline.expand(int(newline.sum()), -1))
+        return _place(x, kinds == Kind.QUERY, self.queries(query_ids))
+
+    def forward(self, batch: Batch, pointer: bool = False) -> GroundingOutput:  # type: ignore[override]
+        """A packed batch in one pass.
+
+        Args:
+            batch: see ``Batch``.
+            pointer: also return the pointer head's logits.
+        """
+        out = self.model.language_model(
+            inputs_embeds=self.embed(
+                batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels, batch.image_pixels
+            ),
+            **self._attention(batch),
+            position_ids=batch.position_ids,
+            use_cache=False,
+            output_hidden_states=pointer,
+        )
+        states = out.last_hidden_state  # (B, L, D)
+        learned = batch.labels[:, 1:] >= 0  # (B, L - 1): position t predicts the token at t + 1
+        space, valid = self._space(batch, states)
+        return GroundingOutput(
+            logits=self.lm_head(states[:, :-1][learned]).float(),
+            labels=batch.labels[:, 1:][learned],
+            label_weights=batch.label_weights[:, 1:][learned],
+            space=space,
+            space_valid=valid,
+            pointer_logits=self._pointer(batch, out.hidden_states[-2]) if pointer else None,
+        )
+
+    def _attention(self, batch: Batch) -> dict[str, Any]:
+        mask = batch.attention_mask()
+        if self.config.text_config._attn_implementation == SHARED_PREFIX:
+            return {"attention_mask": mask, "layout": batch.layout()}
+        return {"attention_mask": mask}
+
+    def decode_boxes(
+        self, visual: Tensor, query: Tensor, caption: Tensor, visual_mask: Tensor, caption_mask: Tensor
+    ) -> SpaceOutput:
+        """The space decoder in fp32, whatever the language model runs in; shapes as there."""
+        with torch.autocast(visual.device.type, enabled=False):
+            width = next(self.space_decoder.box_head.parameters()).dtype
+            states = (x.to(width) for x in (visual, query, caption))
+            return self.space_decoder(*states, visual_mask, caption_mask)
+
+    def _space(self, batch: Batch, states: Tensor) -> tuple[SpaceOutput, Tensor]:
+        rows = batch.question_row  # (Q,)
+        visual_index, query_index = batch.visual_index[rows], batch.query_index[rows]  # (Q, T, P), (Q, T)
+        visual = _gather(states, rows, visual_index)  # (Q, T, P, D)
+        query = _gather(states, rows, query_index)  # (Q, T, D)
+        caption = _gather(states, rows, batch.caption_index)  # (Q, M, D)
+        valid = query_index >= 0
+        # a frame that is only padding would softmax over nothing: let it read its (zero) cells instead
+        mask = (visual_index >= 0) | ~valid.unsqueeze(-1)
+        return self.decode_boxes(visual, query, caption, mask, batch.caption_index >= 0), valid
+
+    def _pointer(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """Logits of one head of the last layer, from the positions that write the times to the visual tokens.
+
+        Args:
+            hidden: (B, L, D), what enters the last layer.
+        """
+        layer = self.model.language_model.layers[-1]
+        attention, head = layer.self_attn, self.config.pointer_head
+        x, rows = layer.input_layernorm(hidden), batch.question_row
+        visual_index = batch.visual_index.flatten(1)[rows]  # (Q, T * P)
+        group = head // attention.num_key_value_groups
+        query = _rotated(attention.q_proj, head, self, x, batch, rows, batch.pointer_index)  # (Q, 2, H)
+        key = _rotated(attention.k_proj, group, self, x, batch, rows, visual_index)  # (Q, T * P, H)
+        logits = (query @ key.transpose(-1, -2)).float() * attention.scaling  # (Q, 2, T * P)
+        return logits.masked_fill(visual_index.unsqueeze(1) < 0, float("-inf"))
+
+
+def _rotated(
+    projection: torch.nn.Module, head: int, model: SpaceVLLM, x: Tensor, batch: Batch, rows: Tensor, index: Tensor
+) -> Tensor:
+    """One head of ``projection`` at (row, index), rotated to its position: (Q, N, H)."""
+    picked = _gather(x, rows, index)  # (Q, N, D)
+    position = batch.position_ids[rows.unsqueeze(-1), index.clamp(min=0)]  # (Q, N)
+    width = model.model.language_model.layers[-1].self_attn.head_dim
+    one = projection(picked)[..., head * width : (head + 1) * width]  # (Q, N, H)
+    cos, sin = model.model.language_model.rotary_emb(one, position)  # (Q, N, H)
+    turned, _ = apply_rotary_pos_emb(one.unsqueeze(1), one.unsqueeze(1), cos, sin)
+    return turned.squeeze(1)
+
+
+def _place(x: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    """x (B, L, D) with values (N, D) at the N true positions of where (B, L), in row order."""
+    if int(where.sum()) != len(values):
+        raise ValueError(f"the prompt has {int(where.sum())} places for {len(values)} vectors")
+    return x.masked_scatter(where.unsqueeze(-1), values.to(x.dtype))
+
+
+def _gather(states: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """states (B, L, D) at [rows[q], index[q, ...]] → (Q, ..., D); index -1 gives zeros."""
+    row = rows.view(-1, *[1] * (index.dim() - 1))
+    return states[row, index.clamp(min=0)] * (index >= 0).unsqueeze(-1)
+
+
+def build(config: SpaceVLLMConfig) -> SpaceVLLM:
+    """A model with random weights."""
+    return SpaceVLLM._from_config(config, attn_implementation=ATTENTION)

@@ -1,0 +1,157 @@
+"""Span and Tube: *when* and *where*, the answer to one question about one video.
+
+Frames are 0-based and half-open ``[begin, end)``. Times are seconds from the first frame. Boxes are ``xyxy`` in
+pixels of the original (upright) frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open time interval ``[begin_s, end_s)`` in seconds, ``0 <= begin_s <= end_s``."""
+
+    begin_s: float
+    end_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin_s <= self.end_s:  # NaN fails too
+            raise ValueError(f"a span needs 0 <= begin <= end, not [{self.begin_s}, {self.end_s})")
+
+
+def frame_range(span: Span, times_s: np.ndarray, duration_s: float) -> tuple[int, int]:
+    """Frames ``[begin, end)`` of ``span``: each border goes to the nearest frame border.
+
+    Answers carry two decimals, so a border may lie a few milliseconds off the frame it means: nearest, not floor.
+    A span that is not empty keeps at least one frame.
+
+    Args:
+        span: seconds.
+        times_s: (N,) float, time of every frame of the video, increasing, ``times_s[0] == 0``.
+        duration_s: end of the last frame.
+    """
+    borders = np.append(np.asarray(times_s, dtype=np.float64), duration_s)  # (N + 1,)
+    begin = min(int(np.abs(borders - span.begin_s).argmin()), len(times_s) - 1)
+    end = int(np.abs(borders - span.end_s).argmin())
+    return begin, max(end, begin + 1)
+
+
+def interpolate_boxes(frames: np.ndarray, boxes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Boxes on ``wanted`` frames, linear between known ``frames``, the nearest known box outside them.
+
+    Args:
+        frames: (K,) int, increasing (repeats allowed: a short clip repeats frames). K >= 1.
+        boxes: (K, 4) xyxy.
+        wanted: (F,) int.
+
+    Returns:
+        (F, 4) float32.
+    """
+    known, first = np.unique(np.asarray(frames), return_index=True)
+    boxes = np.asarray(boxes, dtype=np.float64)[first]  # (K', 4)
+    columns = [np.interp(wanted, known, boxes[:, c]) for c in range(4)]
+    return np.stack(columns, axis=-1).astype(np.float32).reshape(-1, 4)  # (F, 4)
+
+
+@dataclass(frozen=True)
+class Tube:
+    """Where and when the thing asked for is: one box on every frame of one span.
+
+    Attributes:
+        video: path or URI as given.
+        question: the sentence asked.
+        answer: the model's raw text; ``""`` for a tube that no model wrote.
+        span: seconds, or None when the answer could not be read.
+        begin_frame, end_frame: frames of the span, half-open; ``(0, 0)`` without a span.
+        boxes: (end_frame - begin_frame, 4) float32, xyxy pixels of the original frame.
+        fps: average frames per second. num_frames, width, height, duration_s: of the video.
+        confidence: in [0, 1]; the geometric mean probability of the answer's tokens.
+        sampled_frames: (T,) int, the frames the model saw. sampled_boxes: (T, 4) float32, its box on each of them,
+            in and out of the span: what a span-free score (gt_vIoU) reads.
+    """
+
+    video: str
+    question: str
+    answer: str
+    span: Span | None
+    begin_frame: int
+    end_frame: int
+    boxes: np.ndarray
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+    duration_s: float
+    confidence: float = 0.0
+    sampled_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    sampled_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+
+    def __post_init__(self) -> None:
+        if self.boxes.shape != (self.end_frame - self.begin_frame, 4):
+            raise ValueError(
+                f"a tube of frames [{self.begin_frame}, {self.end_frame}) needs one box a frame, "
+                f"got boxes of shape {self.boxes.shape}"
+            )
+
+    @property
+    def begin_s(self) -> float | None:
+        return self.span.begin_s if self.span else None
+
+    @property
+    def end_s(self) -> float | None:
+        return self.span.end_s if self.span else None
+
+    def box_at(self, time_s: float) -> np.ndarray | None:
+        """(4,) float32 xyxy pixels at ``time_s``, linear between frames; None outside the span."""
+        if self.span is None or not self.span.begin_s <= time_s < self.span.end_s:
+            return None
+        frames = np.arange(self.begin_frame, self.end_frame)
+        columns = [np.interp(time_s * self.fps, frames, self.boxes[:, c]) for c in range(4)]
+        return np.array(columns, dtype=np.float32)
+
+    def draw(self, out: str | Path) -> Path:
+        """Writes the video with the box in the span and a timeline under the picture to ``out`` (MP4)."""
+        from spacevllm.drawing.overlay import draw_overlay  # drawing is optional for whoever only reads numbers
+
+        return draw_overlay(self.video, [self], out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``."""
+        frames = range(self.begin_frame, self.end_frame)
+        return {
+            "video": self.video,
+            "question": self.question,
+            "answer": self.answer,
+            "begin_s": self.begin_s,
+            "end_s": self.end_s,
+            "begin_frame": self.begin_frame if self.span else None,
+            "end_frame": self.end_frame if self.span else None,
+            "boxes": [[f, *(round(float(v), 2) for v in b)] for f, b in zip(frames, self.boxes, strict=True)],
+            "confidence": self.confidence,
+            "fps": self.fps,
+            "num_frames": self.num_frames,
+            "width": self.width,
+            "height": self.height,
+            "duration_s": self.duration_s,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Tube:
+        """The inverse of ``to_dict`` (sampled boxes are not kept)."""
+        known = row["begin_s"] is not None
+        boxes = np.array([b[1:] for b in row["boxes"]], dtype=np.float32).reshape(-1, 4)
+        plain = ("video", "question", "answer", "confidence", "fps", "num_frames", "width", "height", "duration_s")
+        return cls(
+            span=Span(row["begin_s"], row["end_s"]) if known else None,
+            begin_frame=row["begin_frame"] if known else 0,
+            end_frame=row["end_frame"] if known else 0,
+            boxes=boxes,
+            **{key: row[key] for key in plain},
+        )

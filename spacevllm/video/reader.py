@@ -1,0 +1,263 @@
+"""The wanted frames of a video, exactly those a decode from the start would give, at the least cost.
+
+Two passes. The fast one seeks to keyframes and leaves out frames nobody needs; whatever it does not find goes to the
+careful one, a plain decode from the first packet. Frames are matched by time stamp, so a seek that lands elsewhere
+costs time, never a wrong frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
+from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
+from spacevllm.video.sampling import uniform_indices
+
+Backend = Literal["pyav", "decord"]
+
+SEEK_GAIN = 4  # frames; a seek throws away what the decoder holds back for reordering, so it has to save more
+_DECORD_CONTAINERS = ("mp4", "matroska")  # decord 0.6 gives other frames for MPEG-TS and no times for AVI
+
+
+@dataclass(frozen=True, eq=False)
+class SampledFrames:
+    """Frames as a model sees them.
+
+    Attributes:
+        info: of the whole video.
+        indices: (T,) int64, non-decreasing frame numbers.
+        times_s: (T,) float64, seconds from the video's first frame.
+        frames: (T, H, W, 3) uint8 RGB, upright.
+    """
+
+    info: VideoInfo
+    indices: np.ndarray
+    times_s: np.ndarray
+    frames: np.ndarray
+
+
+def sample_frames(
+    path: str | Path,
+    num_frames: int,
+    backend: Backend = "pyav",
+    segment: tuple[int, int] | None = None,
+    max_pixels: int | None = None,
+    max_frames: int | None = None,
+) -> SampledFrames:
+    """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
+
+    Args:
+        segment: frames ``[begin, end)`` to sample from (the end is cut to the video's); None: all.
+        max_pixels: largest width × height accepted. max_frames: longest video accepted.
+
+    Raises:
+        VideoError: a subclass that names the reason; see ``spacevllm.video.errors``.
+    """
+    path = str(path)
+    check_file(path)
+    if _is_image(path):
+        return _sample_image(path, max_pixels)
+    with open_video(path, max_pixels) as (container, stream):
+        info = scan(path, container, stream, max_frames)
+        indices = _segment_indices(info, num_frames, segment)  # (T,)
+        if _checked(backend) == "pyav":
+            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted))
+    if backend == "decord":
+        frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted))
+    return SampledFrames(info, indices, info.times_s[indices], frames)
+
+
+def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray, backend: Backend = "pyav") -> np.ndarray:
+    """Frames ``indices`` (any order, repeats allowed) of a probed video: (T, H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        IndexError: an index outside ``[0, info.num_frames)``.
+        UndecodableFrames: a frame does not come out of the decoder.
+    """
+    indices = np.asarray(indices, dtype=np.int64)  # (T,)
+    outside = indices[(indices < 0) | (indices >= info.num_frames)]
+    if len(outside):
+        raise IndexError(f"{info.path}: no frame {outside[0]}, it has frames 0 to {info.num_frames - 1}")
+    if info.container == "image":
+        return _sample_image(info.path, None).frames[indices]
+    if _checked(backend) == "decord":
+        return _gather(info, indices, lambda wanted: _read_decord(info, wanted))
+    with open_video(info.path) as (container, stream):
+        return _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted))
+
+
+def plan_runs(wanted: Sequence[int], keyframes: Sequence[int]) -> list[tuple[int | None, list[int]]]:
+    """Splits increasing ``wanted`` frames into runs: seek to a keyframe (None: to the start), then decode on.
+
+    A new run begins only where its keyframe lies more than ``SEEK_GAIN`` frames after the last wanted frame.
+    """
+    runs: list[tuple[int | None, list[int]]] = []
+    before = np.searchsorted(np.asarray(keyframes, dtype=np.int64), wanted, side="right") - 1  # (T,)
+    for frame, k in zip(wanted, before.tolist(), strict=True):
+        start = int(keyframes[k]) if k > 0 else None
+        if not runs or (start is not None and start - runs[-1][1][-1] > SEEK_GAIN):
+            runs.append((start, []))
+        runs[-1][1].append(frame)
+    return runs
+
+
+def _checked(backend: str) -> str:
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend {backend!r} is none of {', '.join(get_args(Backend))}")
+    return backend
+
+
+def _segment_indices(info: VideoInfo, count: int, segment: tuple[int, int] | None) -> np.ndarray:
+    begin, end = segment or (0, info.num_frames)
+    end = min(end, info.num_frames)
+    if not 0 <= begin < end:
+        raise EmptySegment(f"{info.path}: segment {segment} holds none of its {info.num_frames} frames")
+    return begin + uniform_indices(end - begin, count)
+
+
+def _gather(info: VideoInfo, indices: np.ndarray, read: Any) -> np.ndarray:
+    """(T, H, W, 3) from ``read(wanted)``, which yields (frame number, upright picture) in any order."""
+    wanted, place = np.unique(indices, return_inverse=True)  # (U,), (T,)
+    frames = np.empty((len(wanted), info.height, info.width, 3), dtype=np.uint8)
+    rows = {frame: row for row, frame in enumerate(wanted.tolist())}
+    missing = set(rows)
+    for frame, picture in read(wanted.tolist()):
+        frames[rows[frame]] = picture
+        missing.discard(frame)
+    if missing:
+        got = len(wanted) - len(missing)
+        raise UndecodableFrames(
+            f"{info.path}: decoded {got} of {len(wanted)} wanted frames, the first lost is frame {min(missing)}"
+        )
+    return frames if len(wanted) == len(indices) and (wanted == indices).all() else frames[place]
+
+
+def _read_pyav(
+    container: InputContainer, stream: VideoStream, info: VideoInfo, wanted: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    number = {pts: i for i, pts in enumerate(info.pts.tolist())}
+    missing = set(wanted)
+    reformatter = VideoReformatter()  # one for all frames: setting it up costs more than using it
+    careful = [(None, wanted)]
+    for runs in (plan_runs(wanted, info.keyframes), careful):
+        for start, run in runs:
+            targets = {int(info.pts[i]) for i in missing.intersection(run)}
+            position = None if start is None else int(info.pts[start])
+            for frame in _decode_run(container, stream, position, targets, fast=runs is not careful):
+                i = number[frame.pts]
+                missing.discard(i)
+                yield i, _upright(_rgb(reformatter, frame, stream), info)
+
+
+def _decode_run(
+    container: InputContainer, stream: VideoStream, position: int | None, targets: set[int], fast: bool
+) -> Iterator[av.VideoFrame]:
+    """Seeks, then yields the frames whose pts are in ``targets``; the fast pass gives up when it is past the last."""
+    if not targets:
+        return
+    context, last = stream.codec_context, max(targets)
+    skip = fast and context.name == "h264"  # frames marked there as no reference influence no other frame
+    _seek(container, stream, position)
+    for packet in container.demux(stream):
+        context.skip_frame = "NONREF" if skip and packet.size and packet.pts not in targets else "DEFAULT"
+        for frame in _decode(packet):
+            # right after a seek, frames may refer to what came before it; from the start, the decoder knows best
+            if frame.pts in targets and not (fast and frame.is_corrupt):
+                targets.discard(frame.pts)
+                yield frame
+            if not targets or (fast and frame.pts is not None and frame.pts >= last):
+                return
+
+
+def _seek(container: InputContainer, stream: VideoStream, position: int | None) -> None:
+    """To the last keyframe at or before ``position`` (pts), or to the first packet (None)."""
+    try:
+        container.seek(-(1 << 40) if position is None else position, stream=stream)  # far before any video
+    except av.FFmpegError:  # AVI refuses times before its start, and there 0 is the first packet
+        container.seek(0, stream=stream)
+
+
+def _decode(packet: av.Packet) -> list[av.VideoFrame]:
+    try:
+        return packet.decode()
+    except (av.InvalidDataError, av.EOFError):
+        return []  # a damaged packet; if a wanted frame is lost with it, _gather reports it
+
+
+def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, stream: VideoStream) -> np.ndarray:
+    size = {"width": stream.width, "height": stream.height}  # a stream may change its size half-way
+    return reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
+
+
+def _upright(picture: np.ndarray, info: VideoInfo) -> np.ndarray:
+    if info.mirrored:
+        picture = picture[:, ::-1]
+    return np.rot90(picture, -info.rotation // 90) if info.rotation else picture
+
+
+def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """decord turns frames itself, but knows no flip; its seeks are right only where GOPs are independent."""
+    import decord  # optional, and slow to load
+
+    if info.mirrored or not any(name in info.container for name in _DECORD_CONTAINERS):
+        what = "mirrored video" if info.mirrored else info.container
+        raise UndecodableFrames(f"{info.path}: decord does not read {what} exactly; use the backend pyav")
+    try:
+        reader = decord.VideoReader(info.path, num_threads=1)
+        if not info.independent_gops:
+            targets = set(wanted)
+            for i in range(wanted[-1] + 1):
+                frame = reader.next()
+                if i in targets:
+                    yield i, frame.asnumpy()
+        elif len(reader) == info.num_frames:
+            yield from zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True)  # (U, H, W, 3)
+        else:
+            raise UndecodableFrames(f"{info.path}: decord counts {len(reader)} of {info.num_frames} frames")
+    except decord.DECORDError as error:
+        raise UndecodableFrames(f"{info.path}: decord: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _is_image(path: str) -> bool:
+    if not Path(path).is_file():  # looking into a pipe would eat its first bytes
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError:
+        return False  # open_video says why
+    return head == b"\x89PNG\r\n\x1a\n" or head[:3] == b"\xff\xd8\xff"
+
+
+def _sample_image(path: str, max_pixels: int | None) -> SampledFrames:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            check_pixels(path, image.width, image.height, max_pixels)
+            picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
+            codec = (image.format or "").lower()
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{path}: {error}") from None
+    except Image.UnidentifiedImageError:
+        raise NotAVideo(f"{path}: looks like an image but is none") from None
+    except OSError as error:
+        raise TruncatedVideo(f"{path}: the image cannot be read to its end: {error}") from None
+    height, width = picture.shape[:2]
+    zero, times = np.zeros(1, np.int64), np.zeros(1, np.float64)
+    info = VideoInfo(
+        path=path, width=width, height=height, fps=Fraction(0), num_frames=1, duration_s=0.0, first_pts_s=0.0,
+        rotation=0, mirrored=False, keyframes=(0,), independent_gops=True, times_s=times, pts=zero,
+        time_base=Fraction(1), codec=codec, container="image",
+    )  # fmt: skip
+    return SampledFrames(info, zero, times, picture[None])

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs the command in this process; gives (status, stdout, stderr)."""
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A head node in processes of its own, as ``ray start`` leaves it; gives the dashboard's address."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the job's `python`
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+    port, dashboard = free_port(), free_port()
+    command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += ["--object-store-memory=200000000", f"--temp-dir={short_folder(tmp_path_factory)}"]
+    log = tmp_path_factory.mktemp("cluster") / "ray.log"
+    with log.open("w") as file:
+        head = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+    try:
+        wait_for_dashboard(dashboard, head, log)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        head.send_signal(signal.SIGTERM)  # --block takes its children down with it
+        head.wait(30)
+
+
+def short_folder(tmp_path_factory):
+    """Ray's sockets lie in it, and a socket's path may not be longer than 107 bytes."""
+    return tmp_path_factory.mktemp("r")
+
+
+def wait_for_dashboard(port, head, log):
+    from ray.job_submission import JobSubmissionClient
+
+    for _ in range(120):
+        if head.poll() is not None:
+            break
+        try:
+            JobSubmissionClient(f"http://127.0.0.1:{port}").list_jobs()
+            return
+        except (ConnectionError, RuntimeError):
+            time.sleep(0.5)
+    pytest.fail(f"no Ray head came up:\n{log.read_text()}")

@@ -1,0 +1,73 @@
+"""A predictor that answers at once and always the same: what the stages around it do is under test, not the model."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from spacevllm.tube import Span, Tube, frame_range
+
+
+class Standin:
+    num_frames = 4
+    image_size = 32
+    model_id = "standin"
+    digest = "0123456789abcdef"
+
+    def ground(self, video, questions):
+        return [self._tube(video, question) for question in questions]
+
+    def locate(self, image, expressions):
+        size = np.array([image.info.width, image.info.height] * 2)
+        return [(size * [0.25, 0.25, 0.75, 0.75]).astype(np.float32) for _ in expressions]
+
+    def answer(self, video, questions, options=None):
+        return ["A" for _ in questions]
+
+    def _tube(self, video, question):
+        if question == "break":
+            raise RuntimeError("this question breaks the model")
+        info = video.info
+        assert video.frames.shape == (self.num_frames, self.image_size, self.image_size, 3)
+        span = None if question == "mumble" else Span(0.0, info.duration_s / 2)
+        begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
+        return Tube(
+            video=info.path,
+            question=question,
+            answer="From 0s." if span else "mumble",
+            span=span,
+            begin_frame=begin,
+            end_frame=end,
+            boxes=np.tile(np.float32([1, 2, 30, 40]), (end - begin, 1)),
+            fps=float(info.fps),
+            num_frames=info.num_frames,
+            width=info.width,
+            height=info.height,
+            duration_s=info.duration_s,
+            confidence=0.5,
+            sampled_frames=video.indices,
+            sampled_boxes=np.tile(np.float32([1, 2, 30, 40]), (len(video.indices), 1)),
+        )
+
+
+class OtherStandin(Standin):
+    digest = "fedcba9876543210"
+
+
+class SlowStandin(Standin):
+    def ground(self, video, questions):
+        time.sleep(0.3)
+        return super().ground(video, questions)
+
+
+def load(path, device):
+    return Standin()
+
+
+def load_other(path, device):
+    return OtherStandin()
+
+
+def load_slow(path, device):
+    return SlowStandin()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spacevllm.data.instance import SCHEMA, Instance, instance_id
+
+
+def make(**changes) -> Instance:
+    fields = {
+        "id": "abc", "task": "stvg", "source": "test", "split": "train", "media": "media/a.mp4", "media_type": "video",
+        "question": "the red circle", "begin_frame": 3, "end_frame": 6, "begin_s": 0.1001, "end_s": 0.2002,
+        "box_frames": [3, 5], "boxes": [[1.0, 2.0, 3.5, 4.0], [2.0, 2.0, 4.0, 4.0]], "fps_num": 30000, "fps_den": 1001,
+        "num_frames": 90, "width": 64, "height": 48, "duration_s": 3.003, "sentence_type": "interrogative",
+        "segment_begin_frame": 0, "segment_end_frame": 60,
+    }  # fmt: skip
+    return Instance(**(fields | changes))
+
+
+QA = make(
+    id="qa", task="qa", begin_frame=None, end_frame=None, begin_s=None, end_s=None, box_frames=[], boxes=[],
+    options=["yes", "no"], answer="no", segment_begin_frame=None, segment_end_frame=None,
+)  # fmt: skip
+
+
+def test_records_survive_parquet(tmp_path):
+    records = [make(), QA]
+    pq.write_table(pa.Table.from_pylist([r.to_row() for r in records], schema=SCHEMA), tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert [Instance.from_row(row) for row in table.to_pylist()] == records
+
+
+def test_records_survive_pandas_batches():
+    """Ray Data hands over numpy arrays where Arrow has lists."""
+    frame = pa.Table.from_pylist([make().to_row()], schema=SCHEMA).to_pandas()
+    back = Instance.from_row(frame.iloc[0].to_dict())
+    assert back == make()
+    assert isinstance(back.box_frames, list) and isinstance(back.boxes[0], list)
+
+
+def test_the_schema_has_a_column_for_every_field_and_no_other():
+    assert list(make().to_row()) == SCHEMA.names
+
+
+def test_other_columns_are_ignored_and_missing_ones_take_defaults():
+    row = {k: v for k, v in make().to_row().items() if k not in ("options", "sentence_type")} | {"status": "ok"}
+    assert Instance.from_row(row) == make(sentence_type="declarative")
+
+
+def test_fps_is_exact():
+    assert make().fps == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "count"}, "instance abc: task 'count' is none of stvg, vtg, rec, qa"),
+        ({"box_frames": [3]}, "instance abc: 1 box_frames but 2 boxes"),
+        ({"begin_s": None}, "instance abc: task stvg needs begin_s and end_s"),
+        ({"task": "vtg", "end_s": None}, "task vtg needs begin_s and end_s"),
+        ({"end_s": 0.05}, "instance abc: span .* is empty or inverted"),
+        ({"begin_s": -1.0}, "is empty or inverted"),
+        ({"begin_s": float("nan")}, "is empty or inverted"),
+        ({"boxes": [], "box_frames": []}, "task stvg needs boxes"),
+        ({"task": "rec", "boxes": [], "box_frames": []}, "task rec needs boxes"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_ids_depend_on_their_parts_alone():
+    assert instance_id("a", 1) == instance_id("a", "1") != instance_id("a", 2)
+    assert instance_id("ab", "c") != instance_id("a", "bc")
+    assert len(instance_id("x")) == 16 and int(instance_id("x"), 16) >= 0
