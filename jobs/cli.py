@@ -105,6 +105,24 @@ def ground(
 
 
 @app.command()
+def report(
+    tubes: Annotated[str, typer.Option(help="Output folder of ground.", metavar="DIR")],
+    out: Out,
+    data: Annotated[str, typer.Option(help="Uni-STG data set that holds the truth, if known.", metavar="DIR")] = "",
+    scores: Annotated[str, typer.Option(help="Output folder of evaluate, to show its scores.", metavar="DIR")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Draw a grounded archive: clips and one HTML page.
+
+    OUT/report.html needs no other file and no network.
+    """
+    from jobs.report import run
+
+    return run(tubes, out, data, scores, overrides or [], dry_run)
+
+
+@app.command()
 def serve(
     model: Model,
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
@@ -142,7 +160,6 @@ def submit(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for everything the demo makes.", metavar="DIR")] = "runs/demo",
-    config: Annotated[str, typer.Option(help="Demo configuration.", metavar="FILE")] = "",
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
@@ -152,7 +169,7 @@ def demo(
     """
     from jobs.demo import run
 
-    return run(out, config, overrides or [], dry_run)
+    return run(out, overrides or [], dry_run)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -74,13 +75,13 @@ def _render(config: MovingShapesJobConfig) -> dict[str, int]:
     counts = {}
     spawn = multiprocessing.get_context("spawn")  # a forked copy of Ray's or torch's threads can hang
     with (
-        ProcessPoolExecutor(os.cpu_count(), spawn) as pool,
+        ProcessPoolExecutor(os.cpu_count(), spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
         Progress("videos", config.num_videos, "videos") as progress,
     ):
         for split, number in split_sizes(config.num_videos, config.test_share).items():
             instances = []
             write = partial(write_one, config.out, config.world, split)
-            for asked in pool.map(write, range(number), chunksize=8):
+            for asked in pool.map(write, range(number), chunksize=4):
                 instances += asked
                 progress.advance(1)
             write_annotations(config.out, split, instances)

@@ -124,6 +124,7 @@ def _check(config: BuildUnistgConfig, lines: pa.Table, stage: Any) -> pa.Table:
     with ray_session(config.ray), Progress("unistg", lines.num_rows, "records", stage) as progress:
         options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
         rows = ray.data.from_arrow(blocks).map_batches(check_lines, fn_kwargs={"media_root": root}, **options)
+        table: Any
         for table in rows.iter_batches(**options, prefetch_batches=0):
             tables.append(table)
             progress.advance(table.num_rows, table.num_rows - table["dropped"].null_count)

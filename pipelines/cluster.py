@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,20 +25,34 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ writes harmless "E" lines to the console
-    cpus = None if address else max(MIN_CPUS, os.cpu_count() or 1)
-    ray.init(
-        address=address or "local",
-        num_cpus=cpus,
-        include_dashboard=None if address else False,
-        log_to_driver=False,  # rows carry their errors; worker chatter stays in Ray's log folder
-        logging_level=logging.ERROR,
-    )
+    with _silent_start():
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else max(MIN_CPUS, os.cpu_count() or 1),
+            include_dashboard=None if address else False,
+            log_to_driver=False,  # rows carry their errors; worker chatter stays in Ray's log folder
+            logging_level=logging.ERROR,
+        )
     _be_quiet()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_start() -> Iterator[None]:
+    """Ray's C++ writes harmless "E" lines about actors to the console; told not to, it says so there, at start."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _be_quiet() -> None:

@@ -7,7 +7,7 @@ square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB)
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -175,7 +175,7 @@ def frames_to_row(sampled: SampledFrames, size: int) -> dict[str, Any]:
     }
 
 
-def row_to_frames(row: dict[str, Any]) -> SampledFrames:
+def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
     """The inverse of ``frames_to_row``, but for the size of the frames and what the container said.
 
     ``frames`` is (T, size, size, 3) uint8 while ``info.width`` and ``info.height`` are the original's.
@@ -191,6 +191,7 @@ def row_to_frames(row: dict[str, Any]) -> SampledFrames:
         rotation=0,
         mirrored=False,
         keyframes=(),
+        independent_gops=True,
         times_s=np.array(row["frame_times_s"]),  # (N,)
         pts=np.zeros(0, np.int64),
         time_base=Fraction(1),

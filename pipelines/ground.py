@@ -1,6 +1,7 @@
-"""Videos × questions → tubes. Each video is read once and each (video, question) answered once, run after run::
+"""Videos × questions → tubes. Each video is read once and each (video, question) answered once, run after run.
 
-    list the videos → pair them with questions → leave out what OUT/tubes has → predict.answer → summary
+The way of a run: list the videos → pair them with questions → leave out what OUT/tubes has → answer (predict.py, which
+evaluation uses too) → count every row.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _read_file(uri: str) -> list[tuple[str, str]]:
     if suffix not in ("jsonl", "json", "csv"):
         return [("", line.strip()) for line in text.splitlines()]
     try:
-        rows: list[Any] = {"jsonl": _jsonl, "json": json.loads, "csv": _csv}[suffix](text)
+        rows = _csv(text) if suffix == "csv" else json.loads(text) if suffix == "json" else _jsonl(text)
         return [(str(row.get("video") or ""), str(row["question"]).strip()) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{uri}: every row needs a question (and may name its video): {error!r}") from None

@@ -1,6 +1,7 @@
-"""Questions about media → answers: decode once, predict once per media, however many questions. Ground and evaluate::
+"""Questions about media → answers: one decode and one prediction a media, however many questions. Ground and evaluate.
 
-    work (one row a media, with its questions) → Decoder actors → Answerer actors → part files
+Work (one row a media, with its questions) → Decoder actors → Answerer actors → part files. Blocks stream: decoders run
+ahead of the model as far as Ray's memory budget lets them.
 """
 
 from __future__ import annotations

@@ -25,8 +25,10 @@ class Progress:
     def __init__(self, stage: str, total: int, unit: str, run: Run | None = None) -> None:
         self.stage, self.total, self.unit, self.run = stage, total, unit, run
         self.done = self.failed = 0
+        self.note = ""
         self.started = time.monotonic()
         self._last_line = self._last_point = self.started
+        self._printed = -1
         self._bar: RichProgress | None = None
         self._console = Console(file=sys.stderr)
 
@@ -56,16 +58,17 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif self._printed != self.done:
             self._print_line()
         if self.run is not None and kind is None:
             self._log_point()
 
     def _note(self) -> str:
-        return f"{self.unit}, {self.per_s:.3g}/s" + (f", {self.failed} failed" if self.failed else "")
+        parts = [f"{self.unit}, {self.per_s:.3g}/s", self.note, f"{self.failed} failed" if self.failed else ""]
+        return ", ".join(part for part in parts if part)
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._printed = time.monotonic(), self.done
         self._console.print(f"{self.stage:<9} {self.done}/{self.total} {self._note()}", highlight=False)
 
     def _log_point(self) -> None:

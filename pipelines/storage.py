@@ -55,6 +55,19 @@ def parent(uri: str | Path) -> str:
     return absolute(uri).rstrip("/").rpartition("/")[0] or "/"
 
 
+def name(uri: str | Path) -> str:
+    """The last part of ``uri``."""
+    return str(uri).rstrip("/").rsplit("/", 1)[-1]
+
+
+def copy_folder(source: str | Path, target: str | Path) -> None:
+    """Copies every file below ``source``, each whole or not at all."""
+    root = _spell(*resolve(source))
+    for uri in find(source):
+        with open_read(uri) as stream:
+            write_bytes(join(target, uri[len(root) :].lstrip("/")), stream.read())
+
+
 def exists(uri: str | Path) -> bool:
     fs, path = resolve(uri)
     return bool(fs.exists(path))

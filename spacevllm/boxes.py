@@ -25,7 +25,9 @@ def check_boxes(boxes: Tensor) -> None:
     """Raises ValueError unless every (..., 4) xyxy box is finite with x2 >= x1 and y2 >= y1."""
     bad = ~(torch.isfinite(boxes).all(-1) & (boxes[..., 2:] >= boxes[..., :2]).all(-1))
     if bad.any():
-        raise ValueError(f"{int(bad.sum())} of {bad.numel()} boxes are not x1 <= x2, y1 <= y2: {boxes[bad][0].tolist()}")
+        raise ValueError(
+            f"{int(bad.sum())} of {bad.numel()} boxes are not x1 <= x2, y1 <= y2: {boxes[bad][0].tolist()}"
+        )
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.model.answers import parse_span
@@ -55,8 +55,9 @@ class Predictor:
         if not weights:
             raise FileNotFoundError(f"{folder} has no *.safetensors (pickled weights are refused)")
         model = SpaceVLLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION)
-        processor = SpaceVLLMProcessor(AutoTokenizer.from_pretrained(folder), model.config)
-        return cls(model.to(device), processor, folder.resolve().name, _digest(weights))
+        processor = SpaceVLLMProcessor(PreTrainedTokenizerFast.from_pretrained(folder), model.config)
+        model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
+        return cls(model, processor, folder.resolve().name, _digest(weights))
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""
@@ -113,7 +114,7 @@ class Predictor:
         return [answer for block in blocks for answer in ask(self.model, memory, block, end)]
 
     def _text(self, answer: Answer) -> str:
-        return self.processor.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
+        return str(self.processor.tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()
 
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)

@@ -4,7 +4,7 @@ Decoding happens in a process that can be killed, so a hostile file costs its ow
 answers one request at a time; what waits in line is bounded by ``max_ongoing_requests`` and ``max_queued_requests``.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the routes are rebuilt in Serve's replica, where names in quotes are lost.
 
 import asyncio
 import logging
@@ -96,10 +96,12 @@ class GroundService:
         }
 
     def _decode(self, query: Query) -> SampledFrames:
-        limits = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
-        with local_file(query, self.config.media_root) as path:
+        config = self.config
+        with local_file(query, config.media_root) as path:
             try:
-                frames = self.sampler.sample(path, self.predictor.num_frames, **limits)
+                frames = self.sampler.sample(
+                    path, self.predictor.num_frames, max_pixels=config.max_pixels, max_frames=config.max_frames
+                )
             except VideoError as error:
                 detail = str(error).replace(str(path), query.video)
                 log.warning("%s: %s", error.reason, detail)

@@ -45,7 +45,7 @@ def service(config: ServeConfig) -> Iterator[str]:
 
     from pipelines.serve.app import GroundService
 
-    deployment = GroundService.options(
+    deployment = GroundService.options(  # type: ignore[attr-defined]
         max_ongoing_requests=config.max_ongoing_requests, max_queued_requests=config.max_queued_requests
     )
     serve.start(http_options={"host": config.host, "port": config.port})

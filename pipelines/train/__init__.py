@@ -1,0 +1,157 @@
+"""``train``: Uni-STG → decoded clips → Ray Train workers with DeepSpeed → OUT/model.
+
+Running the same command again continues from the last checkpoint, or does nothing when the model is there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from pipelines import storage
+from pipelines.cluster import ray_session
+from pipelines.progress import Progress
+from pipelines.stage import Summary, open_stage, write_summary
+from pipelines.tracking import Run
+from pipelines.train.config import TrainJobConfig
+from pipelines.train.data import clip_dataset, decode_clips, read_instances
+from pipelines.train.loop import train_worker
+from spacevllm.data.instance import instance_id
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.modeling import SpaceVLLM, build
+from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer, prompt_texts
+from spacevllm.predictor import Predictor
+
+__all__ = ["TrainJobConfig", "prepare_model", "run"]
+
+ModelMaker = Callable[[], SpaceVLLM]
+
+
+def run(config: TrainJobConfig) -> Summary:
+    """Trains and leaves OUT/model; returns the summary, of the earlier run if there is nothing left to do.
+
+    Raises:
+        ConfigError: see ``TrainJobConfig``. FileNotFoundError: no data. StorageBusy: another job has this output.
+        RuntimeError: training failed more often than ``train.max_failures``.
+    """
+    recipe = instance_id(config.model_dump_json(exclude={"out", "ray", "tracking", "decode", "decoded"}))
+    with storage.exclusive(config.out):
+        summary_uri = storage.join(config.out, "summary.json")
+        if storage.exists(summary_uri) and storage.exists(storage.join(config.out, "model", "config.json")):
+            summary = storage.read_json(summary_uri)
+            if summary.get("recipe") == recipe:
+                return summary
+        with ray_session(config.ray):
+            return _train(config, recipe)
+
+
+def prepare_model(config: TrainJobConfig, texts: Iterable[str]) -> tuple[ModelMaker, SpaceVLLMProcessor]:
+    """How each worker makes the model it starts from, and the processor.
+
+    Args:
+        texts: what a tiny tokenizer is trained on; not read for a pretrained model.
+    """
+    section = config.model
+    if section.init != "tiny":
+        loaded = Predictor.load(section.init)
+        return lambda: Predictor.load(section.init).model, loaded.processor
+    tokenizer: PreTrainedTokenizerFast = build_tiny_tokenizer(texts, section.vocab_size)
+    model_config: SpaceVLLMConfig = tiny_config(len(tokenizer), section.vision, section.text, **section.fields)
+    return lambda: build(model_config), SpaceVLLMProcessor(tokenizer, model_config)
+
+
+def _train(config: TrainJobConfig, recipe: str) -> Summary:
+    instances = read_instances(config.data, "train")
+    make_model, processor = prepare_model(config, prompt_texts(instances))
+    decoded, counts = decode_clips(config, processor.config.num_frames, processor.config.image_size)
+    with open_stage("train", config, config.out, config.tracking) as run:
+        digest = storage.read_json(storage.join(config.data, "dataset.json")).get("digest", "")
+        run.set_dataset(digest, storage.name(config.data), config.data)
+        started = time.monotonic()
+        with Progress("train", config.total_steps, "steps", None) as progress, Reports(progress, run) as reports:
+            payload = {"config": config, "make_model": make_model, "processor": processor}
+            datasets: dict[str, Any] = {
+                media: clip_dataset(decoded, instances, media)
+                for media in sorted({stage.media for stage in config.stages.values()})
+            }
+            result = fit(config, recipe, payload, datasets, reports)
+        storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))
+        summary = {
+            "stage": "train",
+            "recipe": recipe,
+            "steps": config.total_steps,
+            "clips": counts["ok"],
+            "clips_failed": counts["failed"],
+            "instances": len(instances),
+            "seconds": time.monotonic() - started,
+            "last": reports.last,
+            "model": storage.join(config.out, "model"),
+        }
+        return write_summary(run, config.out, summary)
+
+
+def fit(
+    config: TrainJobConfig, recipe: str, payload: dict[str, Any], datasets: dict[str, Any], reports: Reports
+) -> Any:
+    """Ray Train's ``Result``. The run is named after the recipe: another recipe never resumes from its checkpoints."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = config.workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=payload,
+        torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"GPU": 1} if workers.use_gpu else {"CPU": 1},
+        ),
+        run_config=ray.train.RunConfig(
+            name=recipe,
+            storage_path=storage.absolute(storage.join(config.out, "checkpoints")),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[reports.callback()],
+        ),
+        datasets=datasets,
+    )
+    return trainer.fit()
+
+
+class Reports:
+    """Carries the workers' metrics from Ray's controller process to this one: progress line and MLflow curves."""
+
+    def __init__(self, progress: Progress, run: Run) -> None:
+        from ray.util.queue import Queue
+
+        self.progress, self.run = progress, run
+        self.queue = Queue(actor_options={"num_cpus": 0})
+        self.last: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._pump, daemon=True)
+
+    def callback(self) -> Any:
+        from pipelines.train.callback import ForwardReports
+
+        return ForwardReports(self.queue)
+
+    def __enter__(self) -> Reports:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.queue.put(None)
+        self._thread.join()
+        self.queue.shutdown()
+
+    def _pump(self) -> None:
+        while (metrics := self.queue.get()) is not None:
+            self.last = metrics
+            self.progress.note = f"loss {metrics['loss']:.3f}"
+            self.progress.advance(metrics["step"] - self.progress.done)
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+            self.run.log_metrics(numbers, step=metrics["step"])

@@ -120,7 +120,7 @@ class Collator:
         return out
 
     def _pixels(self, rows: list[_Row]) -> Tensor:
-        side, channels = self.processor.config.image_size, self.processor.config.vision_config.num_channels
+        side, channels = self.processor.config.image_size, self.processor.config.vision.num_channels
         if not rows:
             return torch.zeros(0, channels, side, side)
         return torch.cat([self.processor.pixel_values(row.sample.frames) for row in rows])
@@ -143,14 +143,11 @@ class Collator:
             start = prefix + k * length
             captions.append(start + np.arange(*segment.caption))
             t = len(row.sample.frames)
-            boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(
-                instance, row.sample.indices, row.sample.times_s
-            )
-            if len(segment.numbers) == 2:
-                pointer[q] = start + np.array(segment.numbers) - 1
-                for end, frame in enumerate(_border_frames(instance, row.sample.times_s)):
-                    cell = _cell(boxes[q, frame], row.visual.shape[1]) if known[q, frame] else slice(None)
-                    target[q, end, frame, cell] = True
+            boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(instance, row.sample.indices, row.sample.times_s)
+            for end, (position, frame) in enumerate(_pointers(instance, segment, row.sample.times_s)):
+                pointer[q, end] = start + position
+                cell = _cell(boxes[q, frame], row.visual.shape[1]) if known[q, frame] else slice(None)
+                target[q, end, frame, cell] = True
         longest = max(len(c) for c in captions)
         return {
             "caption_index": _stack(captions, (longest,), -1),
@@ -185,6 +182,15 @@ def frame_targets(
     return boxes, known, (positions >= first) & (positions <= last)
 
 
+def _pointers(instance: Instance, segment: Segment, times_s: np.ndarray) -> list[tuple[int, int]]:
+    """(position in the segment, frame): what the model should look at when it writes begin and end, or a box."""
+    if instance.task == "rec":
+        return [(segment.answer_start - 1, 0)] * 2
+    if len(segment.numbers) < 2:
+        return []
+    return [(n - 1, f) for n, f in zip(segment.numbers, _border_frames(instance, times_s), strict=True)]
+
+
 def _border_frames(instance: Instance, times_s: np.ndarray) -> tuple[int, int]:
     """Index of the sampled frame nearest to the span's begin and to its end."""
     assert instance.begin_s is not None and instance.end_s is not None
@@ -212,5 +218,5 @@ def _cell(box: np.ndarray, cells: int) -> int:
 def _stack(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float) -> Tensor:
     out = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
     for i, array in enumerate(arrays):
-        out[(i, *(slice(n) for n in array.shape))] = array
+        out[i][tuple(slice(n) for n in array.shape)] = array
     return torch.from_numpy(out)

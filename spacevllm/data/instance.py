@@ -132,7 +132,8 @@ class Instance:
         known = {name: row[name] for name in SCHEMA.names if name in row}
         for name in ("options", "box_frames"):
             known[name] = list(known[name]) if known.get(name) is not None else []
-        known["boxes"] = [list(map(float, box)) for box in (known.get("boxes") if known.get("boxes") is not None else [])]
+        boxes = known.get("boxes")
+        known["boxes"] = [list(map(float, box)) for box in boxes] if boxes is not None else []
         return cls(**known)
 
 

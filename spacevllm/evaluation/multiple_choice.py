@@ -11,7 +11,9 @@ from collections.abc import Sequence
 _END = r"(?=\s*(?:$|\n|[).:,;!?\]]|(?i:because|since|as)\b|[-–—]\s))"  # what may follow a letter that is an answer
 _BARE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*")
 _HEAD = re.compile(r"(?:(?i:option)\s+)?[(\[]?([A-Z])[)\]]?" + _END)
-_CLAIM = re.compile(r"(?i:answers?|option|choice)\b\s*(?i:is|would be|:|=|-)*\s*(?i:option\s+)?[(\[]?([A-Za-z])\b" + _END)
+_CLAIM = re.compile(
+    r"(?i:answers?|option|choice)\b\s*(?i:is|would be|:|=|-)*\s*(?i:option\s+)?[(\[]?([A-Za-z])\b" + _END
+)
 _EITHER = re.compile(r"\b[A-Z]\b[)\]]?\s*(?:or|and|,|/|&)\s*[(\[]?[A-HJ-Z]\b")  # not "C, I think"
 _BRACKET = re.compile(r"[(\[]([A-Za-z])[)\]]")
 

@@ -45,8 +45,7 @@ def shared_prefix_attention(
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     cut = layout.prefix
-    prefix = [x[:, :, :cut] for x in (query, key, value)]
-    out = _attend(*prefix, None, scaling)  # (B, H, P, d)
+    out = _attend(query[:, :, :cut], key[:, :, :cut], value[:, :, :cut], None, scaling)  # (B, H, P, d)
     if query.shape[2] > cut:
         asked = _per_question(query[:, :, cut:], layout.segment)  # (B * K, H, S, d)
         keys, values = (_behind_prefix(x, layout) for x in (key, value))  # (B * K, Hk, P + S, d)

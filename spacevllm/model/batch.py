@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Batch:
     segment_length: int
 
     def to(self, device: torch.device | str) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
 
     def attention_mask(self) -> Tensor:

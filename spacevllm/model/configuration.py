@@ -6,10 +6,11 @@ LLaVA-Video-7B; ``tiny_config`` is the same architecture at one million paramete
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlavaOnevisionConfig
+from transformers import LlavaOnevisionConfig, PreTrainedConfig
 
 QUERY_TOKENS = 65  # <r_0> … <r_63> after the frames of a video, <r_64> after a single image
 
@@ -58,27 +59,41 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if not 1 <= self.num_frames < QUERY_TOKENS:
-            raise ValueError(f"num_frames is {self.num_frames}, but there are queries for 1 to {QUERY_TOKENS - 1} frames")
+            raise ValueError(
+                f"num_frames is {self.num_frames}, but there are queries for 1 to {QUERY_TOKENS - 1} frames"
+            )
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        """The language model's configuration, typed."""
+        return cast(PreTrainedConfig, self.text_config)
+
+    @property
+    def vision(self) -> PreTrainedConfig:
+        """The vision tower's configuration, typed."""
+        return cast(PreTrainedConfig, self.vision_config)
 
     @property
     def image_size(self) -> int:
         """Side of the square that the tower sees, in pixels."""
-        return self.vision_config.image_size
+        return int(self.vision.image_size)
 
     def grid(self, pooled: bool) -> int:
         """Visual tokens along one side of a frame (14 at full size when pooled, 27 when not)."""
-        side = self.image_size // self.vision_config.patch_size
+        side = self.image_size // self.vision.patch_size
         return -(-side // 2) if pooled else side
 
 
-def tiny_config(vocab_size: int, **changes: Any) -> SpaceVLLMConfig:
-    """About one million parameters: learns Moving Shapes in minutes on two cores.
+def tiny_config(
+    vocab_size: int, vision: Mapping[str, Any] | None = None, text: Mapping[str, Any] | None = None, **fields: Any
+) -> SpaceVLLMConfig:
+    """The same architecture at one million parameters: learns Moving Shapes in minutes on two cores.
 
     Args:
         vocab_size: of the tiny tokenizer.
-        changes: any field of SpaceVLLMConfig.
+        vision, text: what differs in the vision tower and the language model. fields: of SpaceVLLMConfig.
     """
-    vision = {
+    tower = {
         "model_type": "siglip_vision_model",
         "image_size": 64,
         "patch_size": 8,
@@ -89,19 +104,19 @@ def tiny_config(vocab_size: int, **changes: Any) -> SpaceVLLMConfig:
         "num_attention_heads": 4,
         "vision_use_head": False,
     }
-    text = {
+    language = {
         "model_type": "qwen2",
         "vocab_size": vocab_size,
         "hidden_size": 128,
         "intermediate_size": 320,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
+        "initializer_range": 0.04,
         "tie_word_embeddings": True,
-        "rope_theta": 10000.0,
     }
-    fields: dict[str, Any] = {
+    own: dict[str, Any] = {
         "num_frames": 8,
         "time_encoding": "interleaved",
         "image_pooling": True,
@@ -114,4 +129,6 @@ def tiny_config(vocab_size: int, **changes: Any) -> SpaceVLLMConfig:
         "image_token_index": 0,
         "video_token_index": 0,
     }
-    return SpaceVLLMConfig(vision_config=vision, text_config=text, **(fields | changes))
+    return SpaceVLLMConfig(
+        vision_config=tower | dict(vision or {}), text_config=language | dict(text or {}), **(own | fields)
+    )

@@ -3,7 +3,8 @@
 The paper: cross-entropy + L1 + GIoU on frames inside the true span. Our own terms have weight 0 there and are what a
 model trained *from scratch* needs (see docs/decisions.md): ``attention`` pulls the decoder's second attention to the
 cell of the box centre; ``pointer`` makes one head of the last layer look at the first and last frame when it writes
-the two times; ``box_frames: visible`` supervises boxes outside the span too.
+the two times (or when it answers with a box); ``box_frames: visible`` supervises boxes outside the span too. An
+``align`` stage before all that gives a random tower what SigLIP's pre-training gives the real one.
 """
 
 from __future__ import annotations
@@ -48,6 +49,27 @@ class Criterion:
             terms["pointer"] = self._pointer(output.pointer_logits, batch)
         terms["loss"] = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
         return terms
+
+    def alignment(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of an ``align`` stage: of all visual tokens, a caption fits those at its object's centres best.
+
+        Args:
+            logits: (Q, T * P) of ``SpaceVLLM.align``.
+
+        Returns:
+            ``alignment`` and ``loss``, the same scalar: the divergence from "all true cells alike", in nats.
+        """
+        where = batch.box_known & batch.in_span  # (Q, T)
+        count, frames = where.shape
+        cells = torch.isfinite(logits).view(count, frames, -1).sum(-1)  # (Q, T)
+        centre = box_cells(batch.boxes.flatten(0, 1), cells.flatten()).view(count, frames)
+        true = F.one_hot(centre, logits.shape[1] // frames) * where.unsqueeze(-1)  # (Q, T, P)
+        asked = where.any(1)
+        true = true.flatten(1)[asked].float()
+        log_p = logits[asked].log_softmax(-1).nan_to_num(neginf=0.0)
+        number = true.sum(1)
+        loss = (-(true * log_p).sum(1) / number - number.log()).sum() / asked.sum().clamp(min=1)
+        return {"alignment": loss, "loss": loss}
 
     def _language(self, output: GroundingOutput) -> Tensor:
         each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)

@@ -21,7 +21,6 @@ from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.queries import InterleavedQueries
 from spacevllm.model.space_decoder import QueryGuidedSpaceDecoder, SpaceOutput
 
-
 # the tower: torch's fused CPU kernel takes six times as long as two matmuls in bf16 at 64 tokens
 ATTENTION = {"text_config": SHARED_PREFIX, "vision_config": "eager" if not torch.cuda.is_available() else "sdpa"}
 
@@ -53,8 +52,8 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
 
     def __init__(self, config: SpaceVLLMConfig) -> None:
         super().__init__(config)
-        width = config.text_config.hidden_size
-        self.queries = InterleavedQueries(width, std=config.text_config.initializer_range)
+        width = config.text.hidden_size
+        self.queries = InterleavedQueries(width, std=config.text.initializer_range)
         self.space_decoder = QueryGuidedSpaceDecoder(
             width, config.decoder_hidden_size, config.decoder_attention, config.decoder_layers
         )
@@ -86,13 +85,16 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
         x = _place(x, newline, self.model.image_newline.expand(int(newline.sum()), -1))
         return _place(x, kinds == Kind.QUERY, self.queries(query_ids))
 
-    def forward(self, batch: Batch, pointer: bool = False) -> GroundingOutput:  # type: ignore[override]
+    def forward(self, batch: Batch, pointer: bool = False, align: bool = False) -> GroundingOutput | Tensor:
         """A packed batch in one pass.
 
         Args:
             batch: see ``Batch``.
             pointer: also return the pointer head's logits.
+            align: only ``self.align(batch)`` (DeepSpeed's engine knows no other entry).
         """
+        if align:
+            return self.align(batch)
         out = self.model.language_model(
             inputs_embeds=self.embed(
                 batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels, batch.image_pixels
@@ -114,9 +116,28 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
             pointer_logits=self._pointer(batch, out.hidden_states[-2]) if pointer else None,
         )
 
+    def align(self, batch: Batch) -> Tensor:
+        """How well every visual token fits every caption, without the language model between them.
+
+        For a tower that starts from random weights: what SigLIP's own pre-training gives the full-size one.
+
+        Returns:
+            (Q, T * P) logits: the projected token against the mean embedding of the caption's words, both normalised.
+        """
+        is_cell = (batch.kinds == Kind.VIDEO_CELL) | (batch.kinds == Kind.IMAGE_CELL)
+        x = self.embed(batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels, batch.image_pixels)
+        x = torch.nn.functional.layer_norm(x.float(), x.shape[-1:])
+        rows, visual_index = batch.question_row, batch.visual_index.flatten(1)[batch.question_row]
+        cells = _gather(x * is_cell.unsqueeze(-1), rows, visual_index)  # (Q, T * P, D)
+        words = self.get_input_embeddings()(batch.input_ids)
+        caption = _gather(words, rows, batch.caption_index).sum(1)  # (Q, D): its mean, up to the normalisation
+        caption = torch.nn.functional.layer_norm(caption.float(), caption.shape[-1:])
+        logits = (cells @ caption.unsqueeze(-1)).squeeze(-1) * x.shape[-1] ** -0.5
+        return logits.masked_fill(visual_index < 0, float("-inf"))
+
     def _attention(self, batch: Batch) -> dict[str, Any]:
         mask = batch.attention_mask()
-        if self.config.text_config._attn_implementation == SHARED_PREFIX:
+        if self.config.text._attn_implementation == SHARED_PREFIX:
             return {"attention_mask": mask, "layout": batch.layout()}
         return {"attention_mask": mask}
 

@@ -7,8 +7,9 @@ question). The time instruction is LLaVA-Video's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,14 +17,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS
+from spacevllm.data.instance import Instance
+from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS, answer_text
 from spacevllm.model.answers import number_starts
 from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.queries import IMAGE_QUERY
 
 END_OF_TURN = "<|im_end|>"
+_TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."
+_QUESTIONS_FOLLOW = "Please answer the following questions related to this video."
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
+_PIECES_KEPT = 20_000
 # Qwen2's rule in short: words with their leading space, single digits, everything else
 _PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
@@ -77,10 +82,16 @@ class SpaceVLLMProcessor:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, config: SpaceVLLMConfig) -> None:
         self.tokenizer = tokenizer
         self.config = config
-        self.end_of_turn: int = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        self.end_of_turn = cast(int, tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        self._encoded: dict[str, list[int]] = {}  # prompts repeat the same few pieces
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        """Token ids of one piece of a prompt, no special tokens added."""
+        if text not in self._encoded:
+            if len(self._encoded) > _PIECES_KEPT:
+                self._encoded.clear()
+            self._encoded[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self._encoded[text]
 
     def pixel_values(self, frames: np.ndarray) -> Tensor:
         """Frames of one clip, already resized to the tower's square, as the tower reads them.
@@ -131,10 +142,10 @@ class SpaceVLLMProcessor:
 
     def time_instruction(self, times_s: Sequence[float], duration_s: float) -> str:
         """LLaVA-Video's sentence; the list of times only where they do not stand beside the frames."""
-        text = f"The video lasts for {duration_s:.2f} seconds, and {len(times_s)} frames are uniformly sampled from it."
+        text = _TIME_INSTRUCTION.format(duration_s=duration_s, count=len(times_s))
         if self.config.time_encoding == "list":
             text += f" These frames are located at {','.join(f'{t:.2f}s' for t in times_s)}."
-        return text + "Please answer the following questions related to this video."
+        return text + _QUESTIONS_FOLLOW
 
     def segment(self, task: str, question: str, options: Sequence[str] = (), answer: str | None = None) -> Segment:
         """One question in the wording of its task; with ``answer`` for training, without to be answered."""
@@ -168,6 +179,15 @@ class SpaceVLLMProcessor:
         opening = f"<|im_start|>system\n{system}{END_OF_TURN}\n" if system else ""
         prefix.add_text(self.encode(f"{opening}<|im_start|>user\n"))
         return prefix
+
+
+def prompt_texts(instances: Iterable[Instance]) -> Iterator[str]:
+    """What a model of these instances reads and writes, for training a tiny tokenizer."""
+    for instance in instances:
+        before, after = INSTRUCTIONS[instance.task].split("{question}")
+        yield from (before, instance.question, after, "user\n", "assistant\n", answer_text(instance))
+        yield from (ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=o) for i, o in enumerate(instance.options))
+        yield _TIME_INSTRUCTION.format(duration_s=instance.duration_s, count=8) + _QUESTIONS_FOLLOW
 
 
 def build_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:

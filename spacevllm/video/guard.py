@@ -135,7 +135,8 @@ class GuardedSampler:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
         assert child.stdout is not None
-        fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with contextlib.suppress(OSError):  # a user with many pipes may not; they only make it faster
+            fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             _read(child.stdout.fileno(), time.monotonic() + self.start_timeout_s)
         except TimeoutError:
@@ -145,6 +146,9 @@ class GuardedSampler:
             ending = _ending(child)
             self.close()
             raise DecoderCrashed(f"the decoding process died at its start ({ending})") from None
+        except BaseException:  # interrupted: its greeting would be read as an answer
+            self.close()
+            raise
         return child
 
 

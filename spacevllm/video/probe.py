@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from spacevllm.video.errors import (
@@ -52,8 +53,8 @@ class VideoInfo:
         rotation: degrees clockwise (0, 90, 180, 270) that turn the stored picture upright.
         mirrored: the stored picture has to be flipped left to right before it is turned.
         keyframes: frames at which decoding can start, increasing.
-        independent_gops: no frame is hidden, and none that follows a keyframe in the file is shown before it (as
-            open GOPs do); readers that count frames after a seek are right only then.
+        independent_gops: the decoder starts afresh at every keyframe (no open GOPs) and no frame is hidden: readers
+            that count frames after a seek are right only then.
         times_s: (N,) float64, begin of each frame, increasing, ``times_s[0] == 0``.
         pts: (N,) int64, time stamps in ``time_base`` seconds.
         codec, container: FFmpeg's names; an image has container ``image``.
@@ -178,11 +179,13 @@ class _Packets:
     width: int
     height: int
     orientation: tuple[int, bool]
+    fresh: bool = True  # the decoder forgets everything at every keyframe
 
 
 def _read_packets(path: str, container: InputContainer, stream: VideoStream, max_frames: int | None) -> _Packets:
     found: _Packets | None = None
     corrupt = False
+    context = stream.codec_context
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or (found is None and not packet.is_keyframe):
@@ -192,6 +195,7 @@ def _read_packets(path: str, container: InputContainer, stream: VideoStream, max
             if found is None:
                 found = _first_frame(path, stream, packet)
             found.entries.append((packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
+            found.fresh = found.fresh and (not packet.is_keyframe or _starts_afresh(context, bytes(packet)))
             corrupt = packet.is_corrupt
             if max_frames is not None and len(found.entries) > max_frames:
                 raise TooLarge(f"{path}: more frames than the allowed {max_frames}")
@@ -241,7 +245,20 @@ def _independent_gops(packets: _Packets) -> bool:
         keyframe = pts if key else keyframe
         if hidden or pts < keyframe:
             return False
-    return True
+    return packets.fresh
+
+
+def _starts_afresh(context: VideoCodecContext, packet: bytes) -> bool:
+    """False unless an H.264 or HEVC keyframe in 4-byte-length NAL units is proven an IDR picture; others are."""
+    if context.name not in ("h264", "hevc"):
+        return True
+    at = 0
+    while at + 4 < len(packet):
+        kind = packet[at + 4] & 31 if context.name == "h264" else packet[at + 4] >> 1 & 63
+        if kind in ((1, 2, 3, 4, 5) if context.name == "h264" else range(32)):  # the first slice of the picture
+            return kind in ((5,) if context.name == "h264" else (19, 20))
+        at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    return False
 
 
 def _typical_step(pts: np.ndarray, stream: VideoStream, base: Fraction) -> int:

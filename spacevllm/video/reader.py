@@ -7,11 +7,11 @@ costs time, never a wrong frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_vide
 from spacevllm.video.sampling import uniform_indices
 
 Backend = Literal["pyav", "decord"]
+_Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
 
 SEEK_GAIN = 4  # frames; a seek throws away what the decoder holds back for reordering, so it has to save more
 _DECORD_CONTAINERS = ("mp4", "matroska")  # decord 0.6 gives other frames for MPEG-TS and no times for AVI
@@ -125,7 +126,7 @@ def _segment_indices(info: VideoInfo, count: int, segment: tuple[int, int] | Non
     return begin + uniform_indices(end - begin, count)
 
 
-def _gather(info: VideoInfo, indices: np.ndarray, read: Any) -> np.ndarray:
+def _gather(info: VideoInfo, indices: np.ndarray, read: _Read) -> np.ndarray:
     """(T, H, W, 3) from ``read(wanted)``, which yields (frame number, upright picture) in any order."""
     wanted, place = np.unique(indices, return_inverse=True)  # (U,), (T,)
     frames = np.empty((len(wanted), info.height, info.width, 3), dtype=np.uint8)
@@ -156,7 +157,7 @@ def _read_pyav(
             for frame in _decode_run(container, stream, position, targets, fast=runs is not careful):
                 i = number[frame.pts]
                 missing.discard(i)
-                yield i, _upright(_rgb(reformatter, frame, stream), info)
+                yield i, _upright(_rgb(reformatter, frame, info), info)
 
 
 def _decode_run(
@@ -194,9 +195,10 @@ def _decode(packet: av.Packet) -> list[av.VideoFrame]:
         return []  # a damaged packet; if a wanted frame is lost with it, _gather reports it
 
 
-def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, stream: VideoStream) -> np.ndarray:
-    size = {"width": stream.width, "height": stream.height}  # a stream may change its size half-way
-    return reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
+def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
+    turned = info.rotation in (90, 270)  # the size is fixed here: a stream may change it half-way
+    width, height = (info.height, info.width) if turned else (info.width, info.height)
+    return reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
 
 
 def _upright(picture: np.ndarray, info: VideoInfo) -> np.ndarray:
@@ -206,7 +208,11 @@ def _upright(picture: np.ndarray, info: VideoInfo) -> np.ndarray:
 
 
 def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """decord turns frames itself, but knows no flip; its seeks are right only where GOPs are independent."""
+    """decord turns frames itself, but knows no flip; its seeks are right only where GOPs are independent.
+
+    Its FFmpeg is old: pixels are equal for progressive H.264, HEVC and VP9, but differ by one or two levels for MPEG-4
+    part 2 (another inverse transform) and along coloured edges of interlaced video (chroma interpolated by field).
+    """
     import decord  # optional, and slow to load
 
     if info.mirrored or not any(name in info.container for name in _DECORD_CONTAINERS):

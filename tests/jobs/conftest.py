@@ -72,3 +72,35 @@ def wait_for_dashboard(port, head, log):
         except (ConnectionError, RuntimeError):
             time.sleep(0.5)
     pytest.fail(f"no Ray head came up:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Folder of an untrained tiny model."""
+    from spacevllm.model.configuration import tiny_config
+    from spacevllm.model.modeling import SpaceVLLM
+    from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer
+    from spacevllm.predictor import Predictor
+
+    folder = tmp_path_factory.mktemp("untrained") / "model"
+    tokenizer = build_tiny_tokenizer(["the small red circle while it moves left", "From 1.00s to 2.00s."])
+    config = tiny_config(len(tokenizer))
+    Predictor(SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """One Ray session for all jobs that run in this process."""
+    from pipelines.cluster import ray_session
+
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, ray):
+    """A data set of four videos."""
+    folder = tmp_path_factory.mktemp("shapes") / "data"
+    assert main(["moving-shapes", "--out", str(folder), "--num-videos", "4", "--seed", "1"]) == 0
+    return folder

@@ -15,7 +15,9 @@ FPS, NUM_FRAMES, WIDTH, HEIGHT = 10, 20, 160, 120
 BOX = (40, 30, 100, 90)
 
 
-def write_clip(path: Path, size=(WIDTH, HEIGHT), num_frames=NUM_FRAMES, steps=None, rotation=0, first=0) -> Path:
+def write_clip(
+    path: Path, size=(WIDTH, HEIGHT), num_frames=NUM_FRAMES, steps=None, rotation=0, mirrored=False, first=0
+) -> Path:
     """Plain grey frames, the upper left quarter dark; ``steps`` are the frame times in tenths of a second."""
     picture = np.full((size[1], size[0], 3), 120, np.uint8)
     picture[: size[1] // 2, : size[0] // 2] = 20
@@ -23,8 +25,8 @@ def write_clip(path: Path, size=(WIDTH, HEIGHT), num_frames=NUM_FRAMES, steps=No
         stream = out.add_stream("libx264", rate=FPS, options={"bf": "2", "g": "8"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = Fraction(1, FPS)
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
         for step in steps or range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = first + step

@@ -124,17 +124,18 @@ def test_a_tube_draws_itself(clip, tmp_path):
     assert len(decode(make_tube(clip).draw(tmp_path / "a.mp4"))) == NUM_FRAMES
 
 
-def test_rotated_video_is_drawn_upright(tmp_path):
-    clip = write_clip(tmp_path / "turned.mp4", rotation=90)
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_picture_is_drawn_upright_as_the_model_saw_it(tmp_path, rotation, mirrored):
+    clip = write_clip(tmp_path / "turned.mp4", rotation=rotation, mirrored=mirrored)
     info = probe(clip)
-    assert (info.width, info.height) == (HEIGHT, WIDTH)
-    tube = make_tube(clip, width=HEIGHT, height=WIDTH, box=(20, 100, 80, 150))
+    tube = make_tube(clip, width=info.width, height=info.height, box=(20, 30, 80, 90))
     drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube_mark(tube, COLOURS[0])])
-    assert drawn.canvas.picture[0] < drawn.canvas.picture[1]
-    assert is_colour(drawn.at(10, 50, 100), COLOURS[0])
+    assert (drawn.canvas.picture[0] < drawn.canvas.picture[1]) == (rotation in (90, 270))
+    assert is_colour(drawn.at(10, 50, 30), COLOURS[0])
     dark = read_frames(info, [0])[0].mean(-1) < 60  # (H, W)
-    ys, xs = np.nonzero(dark)
-    assert drawn.at(0, xs.mean(), ys.mean()).mean() < 60
+    rows, columns = np.nonzero(dark)
+    assert drawn.at(0, columns.mean(), rows.mean()).mean() < 60
 
 
 def test_variable_rate_and_late_start_keep_their_times(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -115,3 +115,40 @@ def _write_sound(out: av.container.OutputContainer, stream: av.AudioStream) -> N
         frame.sample_rate, frame.pts = 16000, i * 1024
         out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
+
+
+NTSC = Fraction(30000, 1001)
+IRREGULAR = np.cumsum(np.random.default_rng(0).integers(200, 3000, 40)).tolist()  # ticks of 1/12800 s
+
+# What both backends read exactly
+CLIPS: dict[str, Callable[[Path], Path]] = {
+    "plain.mp4": write_clip,
+    "no_b_frames.mp4": lambda p: write_clip(p, b_frames=0),
+    "one_gop.mp4": lambda p: write_clip(p, gop=250),
+    "all_intra.mp4": lambda p: write_clip(p, gop=1),
+    "short_gops.mp4": lambda p: write_clip(p, gop=3, b_frames=3),
+    "one_frame.mp4": lambda p: write_clip(p, frames=1),
+    "ntsc_late.mp4": lambda p: write_clip(p, rate=NTSC, time_base=Fraction(1, 30000), pts=range(1001, 58 * 1001, 1001)),
+    "variable_rate.mp4": lambda p: write_clip(p, frames=40, time_base=Fraction(1, 12800), pts=IRREGULAR),
+    "open_gops.mp4": lambda p: write_clip(
+        p, b_frames=3, options={"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
+    ),
+    "open_gop_tail.mp4": lambda p: write_clip(
+        p, frames=14, options={"x264-params": "open-gop=1:keyint=12:bframes=2:b-pyramid=strict"}
+    ),
+    "hidden_start.mp4": lambda p: shift_edit_list(write_clip(p), 5 * 512),
+    "hidden_gop.mp4": lambda p: shift_edit_list(write_clip(p), 14 * 512),
+    "turned.mp4": lambda p: write_clip(p, rotation=-90),
+    "upside_down.mp4": lambda p: write_clip(p, rotation=180),
+    "fragmented.mp4": lambda p: write_clip(p, container={"movflags": "frag_keyframe+empty_moov"}),
+    "with_sound.mp4": lambda p: write_clip(p, audio=True),
+    "matroska.mkv": write_clip,
+    "vp9.webm": lambda p: write_clip(p, codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"}),
+    "hevc.mp4": lambda p: write_clip(p, codec="libx265", options={"x265-params": "log-level=none:keyint=12"}),
+}
+# What decord would misread
+PYAV_ONLY: dict[str, Callable[[Path], Path]] = {
+    "stream.ts": write_clip,
+    "mpeg4.avi": lambda p: write_clip(p, codec="mpeg4"),
+    "mirrored.mp4": lambda p: write_clip(p, hflip=True),
+}

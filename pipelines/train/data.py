@@ -1,0 +1,124 @@
+"""Decoded clips and their questions → Ray data sets → batches.
+
+DATA/unistg/train ──group by media──┐
+decode ─▶ frames/*.parquet ─────────┴─▶ one row a clip: frames + its questions ─▶ ClipSample ─▶ Batch
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.decode import DecodeConfig
+from pipelines.decode import run as decode
+from pipelines.stage import Summary
+from pipelines.train.config import StageSection, TrainJobConfig
+from spacevllm.data.collate import ClipSample
+from spacevllm.data.instance import Instance
+
+COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
+SHUFFLE_ROWS = 512  # clips held back to mix the order; frames of 98 kB each at the tiny size
+
+
+def read_instances(data: str, split: str) -> list[Instance]:
+    """All records of one split, in a fixed order."""
+    folder = storage.join(data, "unistg", split)
+    files = sorted(uri for uri in storage.find(folder) if uri.endswith(".parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no Parquet shards")
+    return [Instance.from_row(row) for uri in files for row in storage.read_table(uri).to_pylist()]
+
+
+def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[str, Summary]:
+    """Sampled frames of every training video and image; what is there already is not decoded again."""
+    out = config.decoded or storage.join(config.data, "decoded", f"{num_frames}x{size}")
+    job = DecodeConfig(
+        videos=config.data,
+        out=out,
+        splits=("train",),
+        num_frames=num_frames,
+        size=size,
+        decode=config.decode,
+        ray=config.ray,
+        tracking=config.tracking.model_copy(update={"store": config.tracking.store}),
+    )
+    return out, decode(job)
+
+
+def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str) -> Any:
+    """A Ray data set with one row a clip: ``COLUMNS`` and ``questions``, JSON of its instances.
+
+    Clips that could not be decoded or have no question of this kind are left out; ``decode`` has counted them.
+    """
+    import ray
+
+    questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for instance in instances:
+        if instance.media_type == media_type:
+            questions[instance.media].append(instance.to_row())
+    if not questions:
+        raise ValueError(f"the data set has no {media_type} in split train, but a training stage wants one")
+    shared = ray.put({media: json.dumps(rows) for media, rows in questions.items()})
+
+    def attach(table: pa.Table) -> pa.Table:
+        known = ray.get(shared)
+        asked = pa.array([known.get(media) for media in table["media"].to_pylist()], pa.large_string())
+        usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
+        return table.append_column("questions", asked).filter(usable)
+
+    rows = ray.data.read_parquet(storage.join(decoded, "frames"), columns=COLUMNS)
+    return rows.map_batches(attach, batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+
+
+def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -> list[ClipSample]:
+    """A batch of rows as samples, each with at most ``stage.questions`` questions drawn by ``seed`` and media."""
+    samples = []
+    for i, media in enumerate(batch["media"]):
+        instances = [Instance.from_row(row) for row in json.loads(batch["questions"][i])]
+        random.Random(f"{seed}/{media}").shuffle(instances)
+        frames = np.frombuffer(batch["frames"][i], np.uint8).reshape(tuple(batch["shape"][i]))  # (T, S, S, 3)
+        samples.append(
+            ClipSample(
+                frames=frames,
+                indices=np.asarray(batch["indices"][i]),
+                times_s=np.asarray(batch["times_s"][i]),
+                duration_s=float(batch["duration_s"][i]),
+                is_image=instances[0].media_type == "image",
+                instances=instances[: stage.questions],
+            )
+        )
+    return samples
+
+
+def batches(shard: Any, stage: StageSection, workers: int, seed: int, skip: int) -> Iterator[list[ClipSample]]:
+    """Endless batches of one worker: epoch after epoch, each in its own order.
+
+    Args:
+        shard: this worker's part of a Ray data set. skip: batches that were consumed before a restart.
+    """
+    size, epoch = stage.batch_size // workers, 0
+    while True:
+        count = 0
+        rows = shard.iter_batches(
+            batch_size=size,
+            drop_last=True,
+            prefetch_batches=2,
+            local_shuffle_buffer_size=SHUFFLE_ROWS,
+            local_shuffle_seed=seed + epoch,
+        )
+        for batch in rows:
+            count += 1
+            if skip:
+                skip -= 1
+                continue
+            yield clip_samples(batch, stage, f"{seed}/{epoch}")
+        if not count:
+            raise ValueError(f"fewer clips than one batch of {stage.batch_size}: lower batch_size or add videos")
+        epoch += 1

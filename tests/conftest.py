@@ -1,0 +1,51 @@
+"""Shared by all tests: one local Ray session for the whole run, and small real MP4 files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Starting Ray takes seconds, so it starts once; stages re-use a session that is running."""
+    from pipelines.cluster import ray_session
+
+    with ray_session():
+        yield
+
+
+def write_mp4(path, num_frames=24, size=(64, 48), fps=8, shade=0):
+    """A real H.264 file whose picture changes from frame to frame. ``size`` is (width, height)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for i in range(num_frames):
+            picture = np.full((size[1], size[0], 3), (shade + 7 * i) % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def make_mp4():
+    return write_mp4
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Four good videos and three broken ones."""
+    folder = tmp_path / "archive"
+    for i in range(4):
+        write_mp4(folder / f"clip{i}.mp4", num_frames=16 + i, shade=40 * i)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("not a video")
+    (folder / "cut.mp4").write_bytes((folder / "clip0.mp4").read_bytes()[:900])
+    (folder / "notes.txt").write_text("no video extension: not looked at")
+    return folder

@@ -1,0 +1,58 @@
+"""``spacevllm report`` on an archive whose answers are the truth itself."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipelines import storage
+from pipelines.manifest import read_records
+from pipelines.predict import ANSWERS
+
+
+@pytest.fixture(scope="module")
+def tubes(data, tmp_path_factory):
+    """What ``ground`` writes: three right answers and a failed one."""
+    out = tmp_path_factory.mktemp("tubes")
+    records = [row for row in read_records(str(data), "test").to_pylist() if row["task"] == "stvg"][:3]
+    rows = [right_answer(row, data) for row in records]
+    rows.append({"video": "gone.mp4", "question": "where?", "status": "failed", "error": "missing: it is gone"})
+    storage.write_table(out / "tubes" / "part.parquet", pa.Table.from_pylist(rows, schema=ANSWERS))
+    return out
+
+
+def right_answer(row, data):
+    same = ("question", "task", "begin_s", "end_s", "begin_frame", "end_frame", "num_frames", "width", "height")
+    inside = range(row["begin_frame"], row["end_frame"])
+    known = dict(zip(row["box_frames"], row["boxes"], strict=True))
+    boxes = [{"frame": f, **dict(zip(("x1", "y1", "x2", "y2"), known[f], strict=True))} for f in inside]
+    return {
+        **{name: row[name] for name in same},
+        "video": str(data / row["media"]),
+        "status": "ok",
+        "error": "",
+        "boxes": boxes,
+        "sampled_boxes": boxes,
+        "answer": "",
+        "confidence": 1.0,
+        "fps": row["fps_num"] / row["fps_den"],
+        "duration_s": row["duration_s"],
+        "model_id": "truth",
+        "model_digest": "0",
+    }
+
+
+def test_report_shows_each_answer_beside_the_truth(cli, tubes, data, tmp_path):
+    status, out, error = cli("report", "--tubes", tubes, "--data", data, "--out", tmp_path / "r")
+    assert status == 0, error
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'r' / 'report.html'}"
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert page.count("data:video/mp4;base64") == 3
+    assert "missing: it is gone" in page
+    assert "1.00" in page  # tIoU and vIoU of the truth with itself
+    assert len(list((tmp_path / "r" / "clips").glob("*.mp4"))) == 3
+
+
+def test_report_without_truth_shows_a_choice(cli, tubes, tmp_path):
+    assert cli("report", "--tubes", tubes, "--out", tmp_path, "max_clips=2")[0] == 0
+    assert (tmp_path / "report.html").read_text().count("data:video/mp4;base64") == 2

@@ -1,0 +1,108 @@
+"""A model on a data set: every record is predicted, counted and scored, on a real Ray and real media."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import ray.cloudpickle
+import standin
+
+from pipelines import build_unistg, storage
+from pipelines.evaluate import EvaluateConfig, run
+from pipelines.tracking import TrackingConfig
+from spacevllm.config import ConfigError
+from spacevllm.data.moving_shapes import MovingShapesConfig, write_data_set
+from spacevllm.model.configuration import tiny_config
+from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer
+from spacevllm.predictor import Predictor
+
+ray.cloudpickle.register_pickle_by_value(standin)  # Ray's workers do not see the tests' folder
+OFF = TrackingConfig(enabled=False)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory, ray_cluster):
+    """Four videos to train on (nobody does) and two held out."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_data_set(folder, 6, seed=3, config=MovingShapesConfig(num_frames=41), test_share=0.34)
+    build_unistg.run(build_unistg.BuildUnistgConfig(data=str(folder), out=str(folder), tracking=OFF))
+    return folder
+
+
+def config(data, tmp_path, **changes):
+    values = {"model": "m", "data": str(data), "out": str(tmp_path / "out"), "tracking": OFF}
+    return EvaluateConfig(**values | changes)
+
+
+def counts_by_task(data):
+    tasks = storage.read_table(data / "unistg/test")["task"].to_pylist()
+    return {task: tasks.count(task) for task in set(tasks)}
+
+
+def test_every_record_is_scored_once(shapes, tmp_path):
+    summary = run(config(shapes, tmp_path), standin.load)
+    counts = counts_by_task(shapes)
+    assert set(counts) == {"stvg", "vtg", "rec", "qa"}
+    assert summary["in"] == summary["ok"] == summary["new"] == sum(counts.values()) and summary["failed"] == 0
+    assert summary["decoded"] == 4  # two videos and two images, each once
+    assert summary["stvg"]["dense"]["n_queries"] == counts["stvg"]
+    for task in ("vtg", "rec", "qa"):
+        assert summary[task]["n_queries"] == counts[task]
+    assert 0 < summary["stvg"]["dense"]["m_tIoU"] < 1
+    # the stand-in says what two of the baselines say, so the way through Ray and Parquet must not change the score
+    assert summary["rec"]["mIoU"] == pytest.approx(summary["rec"]["baselines"]["centre_box"]["mIoU"])
+    assert summary["qa"]["accuracy"] == summary["qa"]["baselines"]["first_option"]["accuracy"]
+    assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
+    assert storage.read_table(tmp_path / "out/queries.parquet").num_rows == summary["in"]
+
+    again = run(config(shapes, tmp_path), standin.load)
+    assert again["new"] == again["decoded"] == 0
+    assert {task: again[task] for task in counts} == {task: summary[task] for task in counts}
+
+
+def test_a_broken_video_scores_zero_and_is_counted(shapes, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    (data / "media/test/000000.mp4").write_text("no longer a video")
+    summary = run(config(data, tmp_path), standin.load)
+    counts = counts_by_task(data)
+    assert summary["in"] == sum(counts.values()) == summary["ok"] + summary["failed"]
+    assert summary["errors"] == {"not_a_video": summary["failed"]} and summary["failed"] > 0
+    assert summary["stvg"]["dense"]["n_queries"] == counts["stvg"]
+    missing = [summary["stvg"]["dense"], summary["vtg"], summary["qa"], summary["rec"]]
+    assert sum(scores["n_missing"] for scores in missing) == summary["failed"]
+
+
+def test_a_folder_without_the_split_is_an_error(shapes, tmp_path):
+    with pytest.raises(ConfigError, match="no Uni-STG shards"):
+        run(config(shapes, tmp_path, split="val"), standin.load)
+
+
+@pytest.mark.slow
+def test_the_real_predictor_goes_the_whole_way(shapes, tmp_path):
+    """Untrained, so its words are noise: unreadable answers are counted, nothing is lost."""
+    tokenizer = build_tiny_tokenizer(["what grows?", "From 1.00s to 2.00s."])
+    model = tiny_config(len(tokenizer))
+    Predictor(SpaceVLLM(model), SpaceVLLMProcessor(tokenizer, model)).save(tmp_path / "model")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    job = config(shapes, tmp_path, model=str(tmp_path / "model"), tracking=TrackingConfig(store=store))
+    summary = run(job)
+    counts = counts_by_task(shapes)
+    assert summary["in"] == sum(counts.values()) == summary["ok"] + summary["failed"]
+    assert set(summary["errors"]) <= {"unparsable"}, summary["errors"]
+    assert summary["rec"]["n_missing"] == summary["qa"]["n_missing"] == summary["stvg"]["dense"]["n_missing"] == 0
+    _check_run(store, shapes, summary)
+
+
+def _check_run(store, shapes, summary):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    [run_] = client.search_runs([client.get_experiment_by_name("spacevllm").experiment_id])
+    assert run_.info.run_name == "evaluate" and run_.info.status == "FINISHED"
+    assert run_.data.tags["dataset_digest"] == storage.read_json(shapes / "dataset.json")["digest"]
+    assert run_.data.metrics["stvg.dense.m_tIoU"] == summary["stvg"]["dense"]["m_tIoU"]
+    assert client.get_metric_history(run_.info.run_id, "answers_done")[-1].value == summary["new"]
