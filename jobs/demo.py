@@ -2,7 +2,7 @@
 
 A stage is complete when its folder holds ``summary.json`` and the key of what it was made from: its configuration and
 the keys of the stages before it. Same key but no summary: it was interrupted, and goes on. Another key: its folder is
-removed and made anew, and so are all after it.
+removed and made anew. All stages after one that ran are run, too, and find by themselves what they have already.
 """
 
 from __future__ import annotations
@@ -103,14 +103,15 @@ def plan(config: DemoConfig) -> list[Stage]:
 
 def run_stages(stages: list[Stage]) -> None:
     """Runs each stage that is not complete, says how long it took; one Ray session serves them all."""
-    key = ""
+    key, changed = "", False
     with ExitStack() as session:
         for number, stage in enumerate(stages, start=1):
             key = hashlib.sha256(f"{key}\n{stage.name}\n{dump_config(stage.config)}".encode()).hexdigest()[:16]
             title = f"[{number}/{len(stages)}] {stage.name:<9}"
-            if _is_complete(stage, key):
+            if _is_complete(stage, key) and not changed:
                 print(f"{title} complete: {stage.out}", flush=True)
                 continue
+            changed = True
             _make_room(stage, key)
             print(f"{title} → {stage.out}", flush=True)
             session.enter_context(ray_session())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from jobs.common import finish, need_dataset, resolve, show_plan
 from pipelines import storage
-from pipelines.train import TrainJobConfig
+from pipelines.train import TrainJobConfig, prepare_model
 from pipelines.train import run as train
+from pipelines.train.data import read_instances
+from spacevllm.model.processing import prompt_texts
 
 
 def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -> int:
@@ -13,7 +15,16 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -
     resolved = resolve(TrainJobConfig, config, overrides, data=data, out=out)
     need_dataset(data)
     if dry_run:
-        return show_plan("train", resolved)
-    train(resolved)
-    finish(f"model: {storage.join(out, 'model')}")
+        return show_plan("train", resolved, _facts(resolved))
+    summary = train(resolved)
+    spent = f"{summary['steps']} steps in {summary['seconds']:.0f} s"
+    finish(f"model: {storage.join(out, 'model')} ({spent}, {summary['instances']} questions)")
     return 0
+
+
+def _facts(config: TrainJobConfig) -> str:
+    """Reads the records and builds the model, which is how most mistakes in a configuration show."""
+    instances = read_instances(config.data, "train")
+    make_model, _ = prepare_model(config, prompt_texts(instances))
+    parameters = sum(p.numel() for p in make_model().parameters())
+    return f"{parameters / 1e6:.2f}M parameters, {config.total_steps} steps, {len(instances)} questions"

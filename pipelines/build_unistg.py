@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines import storage
@@ -189,7 +190,7 @@ def _shards(config: BuildUnistgConfig, good: pa.Table) -> Iterator[tuple[str, pa
     order = pa.array([instance_id(config.seed, name) for name in good["id"].to_pylist()], pa.string())
     shuffled = good.append_column("order", order).sort_by("order")
     for split in sorted(set(good["split"].to_pylist())):
-        rows = shuffled.filter(pa.compute.equal(shuffled["split"], split)).select(SCHEMA.names)
+        rows = shuffled.filter(pc.equal(shuffled["split"], split)).select(SCHEMA.names)
         for number, start in enumerate(range(0, rows.num_rows, config.rows_per_shard)):
             yield f"unistg/{split}/{number:05d}.parquet", rows.slice(start, config.rows_per_shard)
 

@@ -50,6 +50,9 @@ FRAMES = pa.schema(
 )
 
 
+WRITER_CPUS = 0.25
+
+
 class Plan(NamedTuple):
     """What the model wants to see: ``num_frames`` uniform frames, each ``size`` x ``size`` pixels."""
 
@@ -118,7 +121,7 @@ def run(config: DecodeConfig) -> Summary:
                 with ray_session(config.ray), Progress("decode", missing.num_rows, "videos", stage) as progress:
                     for count, failed in _stream(missing, plan, config.decode, parts):
                         progress.advance(count, failed)
-            counts = count_rows(parts.read(wanted, ["id", "status", "error"]), len(wanted))
+            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
             seconds = time.monotonic() - started
             return write_summary(
                 stage, config.out, {"stage": "decode", **counts, "new": missing.num_rows, "seconds": seconds}
@@ -202,17 +205,21 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
     return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames)
 
 
-def decoded(work: pa.Table, plan: Plan, options: DecodeOptions) -> Any:
+def decoded(work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0) -> Any:
     """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
 
     The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
+
+    Args:
+        reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
     """
     import ray
     from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, options.block_rows)
     blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
-    actors = min(options.num_actors, len(blocks))
+    room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus - WRITER_CPUS)
+    actors = max(1, min(options.num_actors, len(blocks), room))
     return ray.data.from_arrow(blocks).map_batches(
         Decoder,
         fn_constructor_args=(plan, options),
@@ -234,7 +241,7 @@ def written(rows: Any, parts: Parts) -> Iterator[tuple[int, int]]:
         parts.write(table)
         return table.select(["status"])
 
-    landed = rows.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+    landed = rows.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=WRITER_CPUS)
     for table in landed.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         status = table["status"].to_pylist()
         yield len(status), len(status) - status.count("ok")

@@ -86,7 +86,7 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
             if new:
                 with ray_session(config.ray), Progress("evaluate", new, "answers", stage) as progress:
                     answer(missing, model, parts, config.decode, config.predict, progress, load)
-            predictions = parts.read(wanted)
+            predictions = parts.collect(wanted)
             counts = count_rows(predictions, len(instances))
             answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
             scores, rows = evaluate(instances, answers, config.seed)

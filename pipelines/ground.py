@@ -96,7 +96,7 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             if new:
                 with ray_session(config.ray), Progress("ground", new, "answers", stage) as progress:
                     answer(missing, model, parts, config.decode, config.predict, progress, load)
-            counts = count_rows(parts.read(wanted, ["id", "status", "error"]), len(wanted))
+            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             summary = {"stage": "ground", **counts, **work_done, "videos": work.num_rows, **_describe(model)}
             return write_summary(stage, config.out, summary)

@@ -13,9 +13,10 @@ and is done when a row with the same id and fingerprint is in a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import storage
 from spacevllm.data.instance import instance_id
@@ -57,12 +58,14 @@ class Parts:
                 self._rewrite(uri, keep)
         return done
 
-    def read(self, ids: Iterable[str] | None = None, columns: list[str] | None = None) -> pa.Table:
-        """All rows, or those of ``ids``, in the order of their ids. ``columns`` must hold ``id``."""
+    def collect(self, wanted: Mapping[str, str], columns: list[str] | None = None) -> pa.Table:
+        """The wanted rows in the order of their ids; ``columns`` must hold ``id``.
+
+        Tidies first: a worker that outlived its killed driver may have written after this run began.
+        """
+        self.tidy(wanted)
         table = pa.concat_tables([storage.read_table(uri, columns) for uri in self._files()])
-        if ids is not None:
-            table = table.filter(pa.compute.is_in(table["id"], pa.array(list(ids), pa.string())))
-        return table.sort_by("id")
+        return table.filter(pc.is_in(table["id"], pa.array(list(wanted), pa.string()))).sort_by("id")
 
     def _files(self) -> list[str]:
         return [uri for uri in storage.find(self.folder) if uri.endswith(".parquet")]

@@ -150,7 +150,7 @@ def answer(
     from ray.data import ActorPoolStrategy
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    answers = decoded(work, model.plan, decode).map_batches(
+    answers = decoded(work, model.plan, decode, reserved_cpus=predict.num_actors * predict.cpus).map_batches(
         Answerer,
         fn_constructor_args=(model, "cuda" if cuda else "cpu", load),
         batch_format="pyarrow",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,10 +79,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     *parents, leaf = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})

@@ -23,9 +23,9 @@ class ModelSection(Config):
 
     init: str = "tiny"
     vocab_size: int = Field(default=640, ge=300)
-    fields: dict[str, Any] = {}
-    vision: dict[str, Any] = {}
-    text: dict[str, Any] = {}
+    fields: dict[str, Any] = Field(default_factory=dict)
+    vision: dict[str, Any] = Field(default_factory=dict)
+    text: dict[str, Any] = Field(default_factory=dict)
 
 
 class StageSection(Config):

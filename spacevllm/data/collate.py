@@ -201,12 +201,12 @@ def box_cells(boxes: Tensor, cells: Tensor) -> Tensor:
     """Index of the cell that holds each box's centre, row by row.
 
     Args:
-        boxes: (N, 4) cxcywh in [0, 1]. cells: (N,) int, how many cells the square frame has.
+        boxes: (N, 4) cxcywh in [0, 1]. cells: (N,) int, how many cells the square frame has (0 for padding: index 0).
 
     Returns:
         (N,) int64.
     """
-    grid = cells.sqrt().round().long()
+    grid = cells.sqrt().round().long().clamp(min=1)
     column, row = (torch.minimum((boxes[:, i] * grid).long().clamp(min=0), grid - 1) for i in (0, 1))
     return row * grid + column
 

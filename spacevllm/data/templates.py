@@ -7,9 +7,9 @@ from spacevllm.model.answers import format_span
 from spacevllm.tube import Span
 
 INSTRUCTIONS: dict[str, str] = {
-    "stvg": "When does this happen, and where: {question}",
-    "vtg": "When does this happen: {question}",
-    "rec": "Where is this: {question}",
+    "stvg": "When and where: {question}",
+    "vtg": "When: {question}",
+    "rec": "Where: {question}",
     "qa": "{question}",
 }
 ANSWER_WITH_OPTION = "\n{letter}. {option}"

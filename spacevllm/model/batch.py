@@ -73,7 +73,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
+        return Batch(**moved)
 
     def attention_mask(self) -> Tensor:
         """(B, 1, L, L) bool, True where position i reads position j: causal, the prefix and its own question only."""

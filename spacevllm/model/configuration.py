@@ -60,7 +60,7 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         super().__post_init__(**kwargs)
         if not 1 <= self.num_frames < QUERY_TOKENS:
             raise ValueError(
-                f"num_frames is {self.num_frames}, but there are queries for 1 to {QUERY_TOKENS - 1} frames"
+                f"num_frames is {self.num_frames}, but queries exist for 1 to {QUERY_TOKENS - 1} frames"
             )
 
     @property

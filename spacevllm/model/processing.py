@@ -91,7 +91,7 @@ class SpaceVLLMProcessor:
             if len(self._encoded) > _PIECES_KEPT:
                 self._encoded.clear()
             self._encoded[text] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return self._encoded[text]
+        return list(self._encoded[text])
 
     def pixel_values(self, frames: np.ndarray) -> Tensor:
         """Frames of one clip, already resized to the tower's square, as the tower reads them.

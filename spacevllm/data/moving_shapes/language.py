@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[tuple[str, str], ...]] = {  # finite form, participle; th
     "leaves": (("leaves", "leaving"), ("leaves the picture", "leaving the picture")),
 }
 _USUAL = 0.7
+_SALIENCE = {"colour": 1.0, "shape": 0.8, "size": 0.4, "texture": 0.3}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Description:
     def fits(self, thing: Thing) -> bool:
         """A thing whose size changes may pass for small or for large."""
         return all(getattr(thing, name) in (None, value) for name, value in self.attributes)
+
+    @property
+    def weight(self) -> float:
+        """How likely a person is to choose these words: colour and shape come first."""
+        return float(np.prod([_SALIENCE[name] for name, _ in self.attributes]))
 
     def text(self, article: str = "the", noun: str = "shape") -> str:
         """``the small red circle``; ``noun`` stands in for a shape that is not told."""
@@ -62,8 +68,9 @@ def single_out(rng: np.random.Generator, thing: Thing, things: Sequence[Thing]) 
     if not fitting:
         return None
     length = len(fitting[0].attributes) + int(rng.random() < 1 / 3)
-    near = [d for d in fitting if len(d.attributes) == length]
-    return pick(rng, near or fitting)
+    near = [d for d in fitting if len(d.attributes) == length] or fitting
+    weights = np.array([d.weight for d in near])
+    return near[rng.choice(len(near), p=weights / weights.sum())]
 
 
 def verb(rng: np.random.Generator, action: str) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def make_scene(config: MovingShapesConfig, split: str, index: int) -> Scene:
     """The scene of video ``index`` of ``split``; the same on every machine."""
     rng = scene_rng(config, split, index)
     things: list[Thing] = []
-    for _ in range(rng.choice((2, 3, 4, 5), p=(0.08, 0.42, 0.42, 0.08))):
+    for _ in range(rng.choice((2, 3, 4, 5), p=(0.1, 0.5, 0.34, 0.06))):
         things.append(_least_crowded(lambda: _thing(rng, config, _look(rng, things)), things))
     return Scene(config, split, index, _background(rng), tuple(things), config.num_frames)
 
@@ -152,7 +152,7 @@ class _Walk:
         paused = bool(self.phases) and self.phases[-1].action == STILL
         if left == 1 or (self.phases and not paused and self.rng.random() < 0.15):
             return self._append(STILL, 1, self.state)
-        length = min(pick(self.rng, (2, 2, 3, 3, 4)), left)
+        length = min(pick(self.rng, (2, 3, 3, 4, 4)), left)
         done = {phase.action for phase in self.phases}
         actions = [*DIRECTIONS, "grows", "grows", "shrinks", "leaves", *([] if paused else [STILL])]
         for action in shuffled(self.rng, actions):

@@ -1,0 +1,70 @@
+"""Saved in the Hugging Face way, loaded back bit-equal; pickles are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import clip, instance, make
+
+import spacevllm
+from spacevllm.data.collate import Collator
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.predictor import Predictor
+
+
+def test_save_and_load_are_bit_equal(tmp_path):
+    model, processor = make()
+    batch = Collator(processor)([clip([instance(0)])])
+    Predictor(model, processor).save(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    loaded = spacevllm.load(tmp_path / "model")
+    assert loaded.digest and loaded.model_id == "model"
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, loaded.model.state_dict()[name]), name
+    again = Collator(loaded.processor)([clip([instance(0)])])
+    assert torch.equal(again.input_ids, batch.input_ids)
+    assert torch.equal(loaded.model(again).space.boxes, model(batch).space.boxes)
+
+
+def test_other_code_can_load_it_too(tmp_path):
+    model, processor = make()
+    Predictor(model, processor).save(tmp_path)
+    plain = SpaceVLLM.from_pretrained(tmp_path)
+    assert torch.equal(plain.queries.embedding.weight, model.queries.embedding.weight)
+
+
+def test_pickles_are_refused(tmp_path):
+    model, processor = make()
+    Predictor(model, processor).save(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="pickled weights are refused"):
+        spacevllm.load(tmp_path)
+
+
+def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        spacevllm.load(tmp_path)
+
+
+def test_the_defaults_are_the_papers():
+    config = SpaceVLLMConfig()
+    assert config.num_frames == 64 and config.image_size == 384
+    assert config.grid(pooled=True) == 14 and config.grid(pooled=False) == 27
+    assert config.decoder_attention == "parameter_free" and config.time_encoding == "list"
+    assert config.vision_feature_layer == -2 and config.tower_frames == 1
+
+
+def test_a_frame_costs_210_tokens_and_its_query_at_full_size():
+    _, processor = make()
+    processor.config = SpaceVLLMConfig()
+    one, two = (len(processor.video_prefix([0.0] * n, 9.0).ids) for n in (63, 64))
+    times = len(processor.encode(",0.00s"))
+    assert two - one == 210 + 1 + times
+
+
+def test_num_frames_beyond_the_queries_is_an_error():
+    with pytest.raises(ValueError, match="queries exist for 1 to 64"):
+        tiny_config(300, num_frames=65)

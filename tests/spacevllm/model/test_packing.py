@@ -1,0 +1,120 @@
+"""Questions that share a video's prefix answer as if each stood alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import clip, instance, make
+
+from spacevllm.data.collate import Collator
+from spacevllm.model.attention import SHARED_PREFIX
+from spacevllm.model.batch import Kind
+from spacevllm.model.criterion import Criterion, CriterionConfig
+
+CRITERION = Criterion(CriterionConfig(attention=1.0, pointer=1.0, box_frames="visible"))
+
+
+def grads(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_the_shared_prefix_kernel_equals_the_block_diagonal_mask():
+    model, processor = make()
+    batch = Collator(processor)([clip([instance(k) for k in range(n)], n) for n in (1, 3, 2)])
+    structured = model(batch, pointer=True)
+    model.config.text_config._attn_implementation = "sdpa"
+    masked = model(batch, pointer=True)
+    model.config.text_config._attn_implementation = SHARED_PREFIX
+    assert torch.allclose(structured.logits, masked.logits, atol=1e-5)
+    assert torch.allclose(structured.space.boxes, masked.space.boxes, atol=1e-6)
+    assert torch.allclose(structured.pointer_logits, masked.pointer_logits, atol=1e-5)
+
+
+def test_k_questions_behind_one_video_give_the_loss_and_gradient_of_k_rows():
+    model, processor = make()
+    questions = [instance(k) for k in range(3)]
+    together = Collator(processor)([clip(questions)])
+    apart = Collator(processor)([clip([q]) for q in questions])
+    assert together.input_ids.shape[0] == 1 and apart.input_ids.shape[0] == 3
+    assert (together.segments >= 0).sum() < 0.7 * (apart.segments >= 0).sum()
+    losses, gradients = [], []
+    for batch in (together, apart):
+        model.zero_grad()
+        loss = CRITERION(model(batch, pointer=True), batch)["loss"]
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(grads(model))
+    assert torch.allclose(losses[0], losses[1], atol=1e-5)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
+
+
+def test_a_question_reads_nothing_of_its_neighbours():
+    model, processor = make()
+    first, other = instance(0), instance(1)
+    changed = instance(1, question="a quite different sentence of words")
+    outputs = [model(Collator(processor)([clip([first, q])])) for q in (other, changed)]
+    assert torch.allclose(outputs[0].space.boxes[0], outputs[1].space.boxes[0], atol=1e-6)  # padding differs
+    assert not torch.allclose(outputs[0].space.boxes[1], outputs[1].space.boxes[1], atol=1e-3)
+
+
+def test_the_query_stands_right_after_its_frames_tokens():
+    _, processor = make()
+    batch = Collator(processor)([clip([instance(0)])])
+    kinds = batch.kinds[0].tolist()
+    for frame in range(8):
+        query = int(batch.query_index[0, frame])
+        assert kinds[query] == Kind.QUERY and kinds[query - 1] == Kind.NEWLINE
+        cells = batch.visual_index[0, frame].tolist()
+        assert cells == sorted(cells) and cells[-1] == query - 2
+    assert batch.query_ids.tolist() == list(range(8))
+
+
+def test_an_image_takes_query_64():
+    _, processor = make()
+    batch = Collator(processor)([clip([instance(0, "rec")])])
+    assert batch.query_ids.tolist() == [64]
+    assert batch.image_pixels.shape == (1, 9, 32, 32) and len(batch.video_pixels) == 0
+    assert batch.in_span.all()
+
+
+def test_images_keep_all_cells_unless_told_to_pool_them():
+    for pooling, cells in ((True, 4), (False, 16)):
+        model, processor = make(image_pooling=pooling)
+        batch = Collator(processor)([clip([instance(0, "rec")]), clip([instance(1)])])
+        assert (batch.visual_index[0] >= 0).sum() == cells
+        loss = CRITERION(model(batch, pointer=True), batch)["loss"]
+        assert torch.isfinite(loss)
+
+
+def test_text_tasks_see_no_queries_in_the_papers_setting():
+    _, processor = make(queries_in_text_tasks=False)
+    batch = Collator(processor)([clip([instance(0), instance(0, "qa")])])
+    assert batch.input_ids.shape[0] == 2
+    assert (batch.kinds == Kind.QUERY).sum(1).tolist() == [8, 0]
+
+
+@pytest.mark.parametrize("encoding", ["list", "interleaved"])
+def test_times_stand_in_the_instruction_or_beside_the_frames(encoding):
+    _, processor = make(time_encoding=encoding)
+    prefix = processor.video_prefix([0.0, 1.5], 2.0)
+    text = [t for t, k in zip(prefix.ids, prefix.kinds, strict=True) if k == Kind.TEXT]
+    decoded = processor.tokenizer.decode(text)
+    assert decoded.count("1.50s") == 1
+    assert ("located at 0.00s,1.50s." in decoded) == (encoding == "list")
+    assert "The video lasts for 2.00 seconds, and 2 frames are uniformly sampled from it." in decoded
+
+
+def test_labels_are_the_answer_and_nothing_else():
+    _, processor = make()
+    batch = Collator(processor, time_weight=3.0)([clip([instance(0)])])
+    learned = batch.input_ids[0][batch.labels[0] >= 0]
+    assert processor.tokenizer.decode(learned) == "From 2.00s to 5.00s.<|im_end|>"
+    heavy = batch.input_ids[0][batch.label_weights[0] == 3.0]
+    assert processor.tokenizer.decode(heavy).replace(" ", "") == "2.005.00"
+
+
+def test_places_and_vectors_must_match():
+    model, processor = make()
+    batch = Collator(processor)([clip([instance(0)])])
+    with pytest.raises(ValueError, match="places for"):
+        model.embed(batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels[:4], batch.image_pixels)

@@ -1,0 +1,67 @@
+"""From an MP4 on disk to tubes, with an untrained model: shapes, ranges and errors, not scores."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
+from spacevllm.predictor import Predictor, span_boxes
+from spacevllm.tube import Span
+from spacevllm.video import sample_frames
+from spacevllm.video.errors import MissingVideo
+
+sys.path.insert(0, str(Path(__file__).parent / "model"))
+from tiny import make
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("shapes")
+    write_one(str(out), MovingShapesConfig(), "train", 0)
+    return out / "media" / "train"
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(*make())
+
+
+def test_one_tube_a_question(folder, predictor):
+    tubes = predictor.ground(folder / "000000.mp4", ["the red circle", "what grows?"])
+    assert [t.question for t in tubes] == ["the red circle", "what grows?"]
+    for tube in tubes:
+        assert (tube.width, tube.height, tube.num_frames, tube.fps) == (160, 120, 57, 8.0)
+        assert tube.sampled_boxes.shape == (8, 4) and tube.sampled_frames.tolist() == list(range(0, 57, 8))
+        assert (tube.sampled_boxes >= 0).all() and (tube.sampled_boxes <= [160, 120, 160, 120]).all()
+        assert len(tube.boxes) == tube.end_frame - tube.begin_frame
+        assert 0 <= tube.confidence <= 1
+
+
+def test_frames_at_hand_give_the_same_as_a_path(folder, predictor):
+    clip = sample_frames(folder / "000000.mp4", predictor.num_frames)
+    [a], [b] = (predictor.ground(video, ["the red circle"]) for video in (clip, folder / "000000.mp4"))
+    assert a.answer == b.answer and np.array_equal(a.sampled_boxes, b.sampled_boxes)
+
+
+def test_images_and_free_text(folder, predictor):
+    [box] = predictor.locate(next(folder.glob("*.png")), ["the circle"])
+    assert box.shape == (4,) and (box >= 0).all() and box[2] >= box[0] and box[3] >= box[1]
+    [text] = predictor.answer(folder / "000000.mp4", ["how many?"], [["one", "two"]])
+    assert isinstance(text, str)
+
+
+def test_a_missing_video_is_a_typed_error(predictor, tmp_path):
+    with pytest.raises(MissingVideo):
+        predictor.ground(tmp_path / "none.mp4", ["the red circle"])
+
+
+def test_span_boxes_use_the_sampled_frames_from_begin_to_end():
+    indices, times = np.arange(8) * 8, np.arange(8.0)
+    boxes = np.repeat(np.arange(8.0)[:, None], 4, axis=1).astype(np.float32)
+    inside = span_boxes(indices, boxes, times, Span(2.0, 5.0), 16, 40)
+    assert inside.shape == (24, 4) and inside[0, 0] == 2.0 and np.isclose(inside[-1, 0], 2 + 23 / 8)
+    assert len(span_boxes(indices, boxes, times, None, 0, 0)) == 0
