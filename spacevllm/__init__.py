@@ -1,7 +1,7 @@
 """SpaceVLLM: when and where, in plain words, in any video.
 
-    model = spacevllm.load("runs/demo/model")
-    [tube] = model.ground("clip.mp4", ["the small red circle while it moves left"])
+model = spacevllm.load("runs/demo/model")
+[tube] = model.ground("clip.mp4", ["the small red circle while it moves left"])
 """
 
 from __future__ import annotations

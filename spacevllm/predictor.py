@@ -119,7 +119,7 @@ class Predictor:
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)
         boxes = _pixels(answer, clip)  # (T, 4)
-        span = _clamp(parse_span(text), info.duration_s)
+        span = clamp_span(parse_span(text), info.times_s, info.duration_s)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
         return Tube(
             video=info.path,
@@ -153,11 +153,16 @@ def span_boxes(
     return interpolate_boxes(indices[first : last + 1], boxes[first : last + 1], np.arange(begin, end))
 
 
-def _clamp(span: Span | None, duration_s: float) -> Span | None:
-    """The part of the span inside the video; None if there is none."""
-    if span is None or span.begin_s >= duration_s:
+def clamp_span(span: Span | None, times_s: np.ndarray, duration_s: float) -> Span | None:
+    """The span inside the video; one that begins after the last frame becomes that frame.
+
+    Args:
+        times_s: (N,) times of the video's frames. duration_s: end of the last one.
+    """
+    if span is None:
         return None
-    return Span(span.begin_s, min(span.end_s, duration_s))
+    begin = min(span.begin_s, float(times_s[-1]))
+    return Span(begin, min(span.end_s, duration_s) if span.end_s > begin else duration_s)
 
 
 def _pixels(answer: Answer, clip: SampledFrames) -> np.ndarray:

@@ -50,13 +50,17 @@ class StageSection(Config):
 class TrainSection(Config):
     """Attributes:
     learning_rate: peak of the language model's, tower's and projector's. decoder_lr_scale: factor for queries and
-        space decoder. warmup: share of a stage's steps; then cosine to ``final_lr`` of the peak.
+        space decoder. optimizer: ``muon`` takes Muon for hidden matrices, at ``muon_lr_scale``; needs
+        ``workers.zero_stage`` 0, which keeps matrices whole.
+    warmup: share of a stage's steps; then cosine to ``final_lr`` of the peak.
     autocast: bfloat16 for the forward pass; parameters, optimiser and box head stay fp32.
     log_every, checkpoint_every: steps. max_failures: how often a dead worker is replaced.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
     decoder_lr_scale: float = Field(default=1.0, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_lr_scale: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     adam_beta2: float = Field(default=0.98, gt=0, lt=1)
     warmup: float = Field(default=0.03, ge=0, lt=1)
@@ -102,7 +106,9 @@ class TrainJobConfig(Config):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> TrainJobConfig:
+    def _fits_together(self) -> TrainJobConfig:
+        if self.train.optimizer == "muon" and self.workers.zero_stage:
+            raise ValueError(f"train.optimizer muon needs workers.zero_stage 0, not {self.workers.zero_stage}")
         for name, stage in self.stages.items():
             if stage.batch_size % self.workers.num_workers:
                 raise ValueError(

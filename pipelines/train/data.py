@@ -78,11 +78,17 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str) -
 
 
 def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -> list[ClipSample]:
-    """A batch of rows as samples, each with at most ``stage.questions`` questions drawn by ``seed`` and media."""
+    """A batch of rows as samples, each with at most ``stage.questions`` questions.
+
+    All clips of a batch give questions of about the same length (a window, drawn by ``seed``, of its questions from
+    short to long): they are padded to the longest, and one multiple choice in a batch would cost all the others.
+    """
     samples = []
+    where = random.Random(f"{seed}/{batch['media'][0]}").random()
     for i, media in enumerate(batch["media"]):
         instances = [Instance.from_row(row) for row in json.loads(batch["questions"][i])]
-        random.Random(f"{seed}/{media}").shuffle(instances)
+        instances.sort(key=lambda i: len(i.question) + sum(map(len, i.options)))
+        start = int(where * (max(0, len(instances) - stage.questions) + 1))
         frames = np.frombuffer(batch["frames"][i], np.uint8).reshape(tuple(batch["shape"][i]))  # (T, S, S, 3)
         samples.append(
             ClipSample(
@@ -91,7 +97,7 @@ def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -
                 times_s=np.asarray(batch["times_s"][i]),
                 duration_s=float(batch["duration_s"][i]),
                 is_image=instances[0].media_type == "image",
-                instances=instances[: stage.questions],
+                instances=instances[start : start + stage.questions],
             )
         )
     return samples

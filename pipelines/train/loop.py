@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import batches
+from pipelines.train.optimizer import make_optimizer
 from spacevllm.data.collate import Collator
 from spacevllm.model.criterion import Criterion
 from spacevllm.model.modeling import SpaceVLLM
@@ -44,7 +45,7 @@ class Trainer:
         self.collate = Collator(processor, config.criterion.time_weight)
         self.criterion = Criterion(config.criterion)
         self.engine = make_engine(config, model)
-        self.step = 0
+        self.step = self.started_at = 0
         self.context = ray.train.get_context()
         self.meter = Meter()
 
@@ -57,7 +58,7 @@ class Trainer:
             return
         with checkpoint.as_directory() as folder:
             _, state = self.engine.load_checkpoint(folder, tag=STATE)
-        self.step = state["step"]
+        self.step = self.started_at = state["step"]
 
     def fit(self) -> None:
         total = self.config.total_steps
@@ -93,7 +94,13 @@ class Trainer:
         import ray.train
 
         stage, _ = self.config.at(self.step - 1)
-        metrics = {"step": self.step, "stage": stage, **self.meter.read(), "learning_rate": self._learning_rate()}
+        metrics = {
+            "step": self.step,
+            "started_at": self.started_at,
+            "stage": stage,
+            "learning_rate": self._learning_rate(),
+            **self.meter.read(),
+        }
         last = self.step == self.config.total_steps
         if not last and self.step % self.config.train.checkpoint_every >= self.config.train.log_every:
             ray.train.report(metrics)
@@ -172,26 +179,13 @@ def make_engine(config: TrainJobConfig, model: SpaceVLLM) -> Any:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile C++ for 23 s at every start
     deepspeed.logger.setLevel("WARNING")
-    t = config.train
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), betas=(0.9, t.adam_beta2))
+    optimizer = make_optimizer(model, config)
     micro = min(stage.batch_size for stage in config.stages.values()) // config.workers.num_workers
     settings = {
         "train_micro_batch_size_per_gpu": micro,  # stages differ; DeepSpeed only reads it for its own printing
-        "gradient_clipping": t.gradient_clipping,
+        "gradient_clipping": config.train.gradient_clipping,
         "zero_optimization": {"stage": config.workers.zero_stage},
         "zero_allow_untested_optimizer": True,
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
-
-
-def parameter_groups(model: nn.Module, config: TrainJobConfig) -> list[dict[str, Any]]:
-    """Queries and space decoder apart from the rest: new modules learn at their own rate."""
-    t = config.train
-    new: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (new if name.startswith(("queries.", "space_decoder.")) else rest).append(parameter)
-    groups = ((rest, t.learning_rate), (new, t.learning_rate * t.decoder_lr_scale))
-    return [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": t.weight_decay} for p, rate in groups]

@@ -137,22 +137,25 @@ class Collator:
         captions, boxes = [], np.full((count, frames, 4), 0.5, np.float32)
         known, in_span = np.zeros((count, frames), bool), np.zeros((count, frames), bool)
         pointer = np.full((count, 2), -1)
-        target = np.zeros((count, 2, frames, cells), bool)
+        target = np.zeros((count, 2, frames, cells), np.float32)
+        shares = np.zeros((count, frames, cells), np.float32)
         for q, (r, k) in enumerate(questions):
             row, segment, instance = rows[r], rows[r].segments[k], rows[r].sample.instances[k]
             start = prefix + k * length
             captions.append(start + np.arange(*segment.caption))
             t = len(row.sample.frames)
             boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(instance, row.sample.indices, row.sample.times_s)
+            shares[q, :t, : row.visual.shape[1]] = cell_shares(boxes[q, :t], row.visual.shape[1])
             for end, (position, frame) in enumerate(_pointers(instance, segment, row.sample.times_s)):
                 pointer[q, end] = start + position
-                cell = _cell(boxes[q, frame], row.visual.shape[1]) if known[q, frame] else slice(None)
-                target[q, end, frame, cell] = True
+                known_share = known[q, frame] and shares[q, frame].any()
+                target[q, end, frame] = shares[q, frame] if known_share else 1 / cells  # no box: the whole frame
         longest = max(len(c) for c in captions)
         return {
             "caption_index": _stack(captions, (longest,), -1),
             "boxes": torch.from_numpy(boxes),
             "box_known": torch.from_numpy(known),
+            "cell_shares": torch.from_numpy(shares),
             "in_span": torch.from_numpy(in_span),
             "pointer_index": torch.from_numpy(pointer),
             "pointer_target": torch.from_numpy(target.reshape(count, 2, -1)),
@@ -182,6 +185,26 @@ def frame_targets(
     return boxes, known, (positions >= first) & (positions <= last)
 
 
+def cell_shares(boxes: np.ndarray, cells: int) -> np.ndarray:
+    """How a box lies on the square grid of a frame's visual tokens.
+
+    Args:
+        boxes: (..., 4) cxcywh in [0, 1]. cells: of the frame, a square number.
+
+    Returns:
+        (..., cells) float32, the share of the box's area in each cell, row by row; all 0 for a box without area.
+    """
+    edges = np.linspace(0, 1, round(cells**0.5) + 1)
+
+    def overlap(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+        low, high = (centre - size / 2)[..., None], (centre + size / 2)[..., None]
+        return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
+
+    columns, rows = overlap(boxes[..., 0], boxes[..., 2]), overlap(boxes[..., 1], boxes[..., 3])
+    area = (rows[..., :, None] * columns[..., None, :]).reshape(*boxes.shape[:-1], cells)
+    return (area / np.maximum(area.sum(-1, keepdims=True), 1e-9)).astype(np.float32)
+
+
 def _pointers(instance: Instance, segment: Segment, times_s: np.ndarray) -> list[tuple[int, int]]:
     """(position in the segment, frame): what the model should look at when it writes begin and end, or a box."""
     if instance.task == "rec":
@@ -195,24 +218,6 @@ def _border_frames(instance: Instance, times_s: np.ndarray) -> tuple[int, int]:
     """Index of the sampled frame nearest to the span's begin and to its end."""
     assert instance.begin_s is not None and instance.end_s is not None
     return int(np.abs(times_s - instance.begin_s).argmin()), int(np.abs(times_s - instance.end_s).argmin())
-
-
-def box_cells(boxes: Tensor, cells: Tensor) -> Tensor:
-    """Index of the cell that holds each box's centre, row by row.
-
-    Args:
-        boxes: (N, 4) cxcywh in [0, 1]. cells: (N,) int, how many cells the square frame has (0 for padding: index 0).
-
-    Returns:
-        (N,) int64.
-    """
-    grid = cells.sqrt().round().long().clamp(min=1)
-    column, row = (torch.minimum((boxes[:, i] * grid).long().clamp(min=0), grid - 1) for i in (0, 1))
-    return row * grid + column
-
-
-def _cell(box: np.ndarray, cells: int) -> int:
-    return int(box_cells(torch.from_numpy(box)[None], torch.tensor([cells]))[0])
 
 
 def _stack(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float) -> Tensor:

@@ -41,9 +41,10 @@ class Batch:
         visual_index: (B, T, P) int, positions of each frame's visual tokens, -1 where there is none.
         query_index: (B, T) int, position of ``<r_i>``, -1 where there is none.
         question_row: (Q,) int. caption_index: (Q, M) int, positions of the caption, -1 padding.
-        boxes: (Q, T, 4) float cxcywh in [0, 1]. box_known: (Q, T) bool. in_span: (Q, T) bool; all true for an image.
+        boxes: (Q, T, 4) float cxcywh in [0, 1]. cell_shares: (Q, T, P) float, the share of each box in each visual
+            token's cell. box_known: (Q, T) bool. in_span: (Q, T) bool; all true for an image.
         pointer_index: (Q, 2) int, the positions that write the first digit of begin and end, -1 without a span.
-        pointer_target: (Q, 2, T * P) bool, the visual tokens they should look at.
+        pointer_target: (Q, 2, T * P) float, how they should share their attention among the visual tokens.
         tasks: (Q,) int, index into ``TASKS``.
         prefix_length, segment_length: L = prefix_length + K * segment_length; prefix and questions are padded on the
             right to these.
@@ -63,6 +64,7 @@ class Batch:
     question_row: Tensor
     caption_index: Tensor
     boxes: Tensor
+    cell_shares: Tensor
     box_known: Tensor
     in_span: Tensor
     pointer_index: Tensor

@@ -59,9 +59,7 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if not 1 <= self.num_frames < QUERY_TOKENS:
-            raise ValueError(
-                f"num_frames is {self.num_frames}, but queries exist for 1 to {QUERY_TOKENS - 1} frames"
-            )
+            raise ValueError(f"num_frames is {self.num_frames}, but queries exist for 1 to {QUERY_TOKENS - 1} frames")
 
     @property
     def text(self) -> PreTrainedConfig:

@@ -2,7 +2,7 @@
 
 The paper: cross-entropy + L1 + GIoU on frames inside the true span. Our own terms have weight 0 there and are what a
 model trained *from scratch* needs (see docs/decisions.md): ``attention`` pulls the decoder's second attention to the
-cell of the box centre; ``pointer`` makes one head of the last layer look at the first and last frame when it writes
+cells the box covers; ``pointer`` makes one head of the last layer look at the first and last frame when it writes
 the two times (or when it answers with a box); ``box_frames: visible`` supervises boxes outside the span too. An
 ``align`` stage before all that gives a random tower what SigLIP's pre-training gives the real one.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spacevllm.boxes import cxcywh_to_xyxy, pairwise_giou
 from spacevllm.config import Config
-from spacevllm.data.collate import box_cells
 from spacevllm.model.batch import Batch
 from spacevllm.model.modeling import GroundingOutput
 
@@ -51,24 +50,17 @@ class Criterion:
         return terms
 
     def alignment(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss of an ``align`` stage: of all visual tokens, a caption fits those at its object's centres best.
+        """The loss of an ``align`` stage: of all visual tokens, a caption fits those its object covers best.
 
         Args:
             logits: (Q, T * P) of ``SpaceVLLM.align``.
 
         Returns:
-            ``alignment`` and ``loss``, the same scalar: the divergence from "all true cells alike", in nats.
+            ``alignment`` and ``loss``, the same scalar: divergence from the boxes' shares of the cells, in nats.
         """
-        where = batch.box_known & batch.in_span  # (Q, T)
-        count, frames = where.shape
-        cells = torch.isfinite(logits).view(count, frames, -1).sum(-1)  # (Q, T)
-        centre = box_cells(batch.boxes.flatten(0, 1), cells.flatten()).view(count, frames)
-        true = F.one_hot(centre, logits.shape[1] // frames) * where.unsqueeze(-1)  # (Q, T, P)
-        asked = where.any(1)
-        true = true.flatten(1)[asked].float()
-        log_p = logits[asked].log_softmax(-1).nan_to_num(neginf=0.0)
-        number = true.sum(1)
-        loss = (-(true * log_p).sum(1) / number - number.log()).sum() / asked.sum().clamp(min=1)
+        wanted = batch.cell_shares * (batch.box_known & batch.in_span).unsqueeze(-1)  # (Q, T, P)
+        asked = wanted.sum((1, 2)) > 0
+        loss = soft_cross_entropy(logits[asked], wanted.flatten(1)[asked])
         return {"alignment": loss, "loss": loss}
 
     def _language(self, output: GroundingOutput) -> Tensor:
@@ -85,17 +77,26 @@ class Criterion:
         boxes, truth = output.space.boxes[where], batch.boxes[where]  # (N, 4)
         giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
         logits = output.space.attention_logits[where]  # (N, P)
-        cells = torch.isfinite(logits).sum(-1)  # (N,): rows of images may have more cells than rows of videos
         return {
             "l1": (boxes - truth).abs().sum(-1).mean(),
             "giou": (1 - giou).mean(),
-            "attention": F.cross_entropy(logits, box_cells(truth, cells)),
+            "attention": soft_cross_entropy(logits, batch.cell_shares[where]),
         }
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
         timed = batch.pointer_index[:, 0] >= 0  # (Q,)
         if not timed.any():
             return 0.0 * logits.nan_to_num(neginf=0.0).sum()
-        log_p = logits[timed].log_softmax(-1)  # (N, 2, T * P)
-        hit = log_p.masked_fill(~batch.pointer_target[timed], float("-inf"))
-        return -hit.logsumexp(-1).mean()
+        return soft_cross_entropy(logits[timed].flatten(0, 1), batch.pointer_target[timed].flatten(0, 1))
+
+
+def soft_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over rows of the divergence of softmax(logits) from ``wanted``, in nats; 0 where they agree.
+
+    Args:
+        logits: (N, P), -inf allowed where ``wanted`` is 0. wanted: (N, P) float >= 0, scaled to sum 1 here. N may be 0.
+    """
+    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-9)
+    log_p = logits.float().log_softmax(-1).masked_fill(wanted == 0, 0.0)
+    gap = wanted * (wanted.clamp(min=1e-9).log() - log_p)  # (N, P)
+    return gap.sum() / max(len(logits), 1)

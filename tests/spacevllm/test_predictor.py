@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
-from spacevllm.predictor import Predictor, span_boxes
+from spacevllm.predictor import Predictor, clamp_span, span_boxes
 from spacevllm.tube import Span
 from spacevllm.video import sample_frames
 from spacevllm.video.errors import MissingVideo
@@ -65,3 +65,11 @@ def test_span_boxes_use_the_sampled_frames_from_begin_to_end():
     inside = span_boxes(indices, boxes, times, Span(2.0, 5.0), 16, 40)
     assert inside.shape == (24, 4) and inside[0, 0] == 2.0 and np.isclose(inside[-1, 0], 2 + 23 / 8)
     assert len(span_boxes(indices, boxes, times, None, 0, 0)) == 0
+
+
+def test_answers_beyond_the_video_end_with_it():
+    times = np.arange(24) / 8  # 3 s
+    assert clamp_span(Span(1.0, 9.0), times, 3.0) == Span(1.0, 3.0)
+    assert clamp_span(Span(5.0, 9.0), times, 3.0) == Span(times[-1], 3.0)
+    assert clamp_span(Span(0.5, 2.0), times, 3.0) == Span(0.5, 2.0)
+    assert clamp_span(None, times, 3.0) is None

@@ -30,7 +30,7 @@ Expression = tuple[str, int]  # the text and the number of the thing it means
 def expressions(scene: Scene, rng: np.random.Generator) -> list[Expression]:
     """Up to ``rec_per_image`` different expressions; things hidden by half are not asked for."""
     made: dict[str, int] = {}
-    makers: list[Callable[[Scene, np.random.Generator], Expression | None]] = [_plain, _plain, _related, _extreme]
+    makers: list[Callable[[Scene, np.random.Generator], Expression | None]] = [*[_plain] * 4, _related, _extreme]
     for _ in range(8 * scene.config.rec_per_image):
         if len(made) == scene.config.rec_per_image:
             break

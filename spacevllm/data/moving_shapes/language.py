@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 
-from spacevllm.data.moving_shapes.draws import pick
 from spacevllm.data.moving_shapes.world import STILL, Thing
 
 ATTRIBUTES = ("size", "texture", "colour", "shape")  # in the order of English
@@ -24,7 +23,7 @@ VERBS: dict[str, tuple[tuple[str, str], ...]] = {  # finite form, participle; th
     "leaves": (("leaves", "leaving"), ("leaves the picture", "leaving the picture")),
 }
 _USUAL = 0.7
-_SALIENCE = {"colour": 1.0, "shape": 0.8, "size": 0.4, "texture": 0.3}
+_SALIENCE = {"colour": 1.0, "shape": 0.8, "size": 0.25, "texture": 0.2}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from spacevllm.data.moving_shapes.world import (
     Thing,
 )
 
-_SLIVER = 4.0  # pixels of a thing that show in the first frame of "enters", so that it has a box there
+_SLIVER = 10.0  # pixels of a thing that show in the first frame of "enters", so that it has a box there
 _MARGIN = 1.0
 _TRIES = 12
 _CROWDED = 0.75  # centres closer than this share of the mean diameter
@@ -39,7 +39,7 @@ def make_scene(config: MovingShapesConfig, split: str, index: int) -> Scene:
     """The scene of video ``index`` of ``split``; the same on every machine."""
     rng = scene_rng(config, split, index)
     things: list[Thing] = []
-    for _ in range(rng.choice((2, 3, 4, 5), p=(0.1, 0.5, 0.34, 0.06))):
+    for _ in range(rng.choice((2, 3, 4, 5), p=(0.12, 0.55, 0.3, 0.03))):
         things.append(_least_crowded(lambda: _thing(rng, config, _look(rng, things)), things))
     return Scene(config, split, index, _background(rng), tuple(things), config.num_frames)
 
@@ -48,7 +48,7 @@ def make_still(config: MovingShapesConfig, split: str, index: int, number: int) 
     """The scene of still image ``number`` that goes with a video: one frame, nothing acts, everything has its size."""
     rng = scene_rng(config, split, index, 2, number)
     things: list[Thing] = []
-    for _ in range(rng.integers(3, 6)):
+    for _ in range(rng.integers(3, 5)):
         things.append(_least_crowded(lambda: _resting(rng, config, _look(rng, things)), things))
     return Scene(config, split, index, _background(rng), tuple(things), 1, number)
 

@@ -49,7 +49,7 @@ class MovingShapesConfig(Config):
     num_frames: int = Field(default=57, description="whole seconds plus one frame: 8 uniform frames hit the seconds")
     small: tuple[float, float] = (26, 32)
     large: tuple[float, float] = (46, 58)
-    min_speed: float = 14
+    min_speed: float = 16
     max_speed: float = 32
     growth: float = 1.7
     min_visible: float = Field(default=0.5, description="least mean visible share of what is asked for")
@@ -58,8 +58,8 @@ class MovingShapesConfig(Config):
     qa_per_video: int = Field(default=2, ge=0)
     images_per_video: int = Field(default=1, ge=0)
     rec_per_image: int = Field(default=5, ge=0)
-    interrogative_share: float = Field(default=0.15, ge=0, le=1)
-    shared_description_share: float = Field(default=0.25, ge=0, le=1, description="descriptions that fit two things")
+    interrogative_share: float = Field(default=0.12, ge=0, le=1)
+    shared_description_share: float = Field(default=0.15, ge=0, le=1, description="descriptions that fit two things")
 
     @model_validator(mode="after")
     def _whole_seconds(self) -> MovingShapesConfig:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import pytest
 import torch
 from tiny import clip, instance, make
 
-from spacevllm.data.collate import Collator, box_cells
+from spacevllm.data.collate import Collator, cell_shares
 from spacevllm.model.criterion import Criterion, CriterionConfig
 
 
@@ -16,10 +15,13 @@ def setup(*tasks: str, **fields):
     return model, batch
 
 
-def test_box_cells():
-    boxes = torch.tensor([[0.1, 0.1, 0, 0], [0.9, 0.1, 0, 0], [0.3, 0.6, 0, 0], [1.0, 1.0, 0, 0]])
-    assert box_cells(boxes, torch.full((4,), 16)).tolist() == [0, 3, 9, 15]
-    assert box_cells(boxes, torch.tensor([4, 4, 4, 16])).tolist() == [0, 1, 2, 15]
+def test_cell_shares():
+    corner, half, nothing = [0.1, 0.1, 0.2, 0.2], [0.5, 0.25, 0.5, 0.5], [0.3, 0.3, 0.0, 0.0]
+    shares = cell_shares(np.array([corner, half, nothing]), 16)
+    assert shares.shape == (3, 16) and shares[0].tolist() == [1.0] + [0.0] * 15
+    assert shares[1].reshape(4, 4)[:2, 1:3].tolist() == [[0.25, 0.25], [0.25, 0.25]]
+    assert not shares[2].any()
+    assert cell_shares(np.array([1.0, 1.0, 0.2, 0.2]), 4).tolist() == [0, 0, 0, 1]  # half of it is outside
 
 
 def test_the_papers_recipe_is_the_default():
@@ -58,14 +60,15 @@ def test_a_batch_without_boxes_still_touches_every_decoder_weight(task):
 def test_the_pointer_aims_at_the_first_and_the_last_frames_cell():
     model, batch = setup("stvg")
     target = batch.pointer_target[0].view(2, 8, 4)
-    assert target.sum((1, 2)).tolist() == [1, 1]
+    assert torch.allclose(target.sum((1, 2)), torch.ones(2))
     assert target[0].any(-1).nonzero().flatten().tolist() == [2]
     assert target[1].any(-1).nonzero().flatten().tolist() == [5]
     output = model(batch, pointer=True)
-    sure = torch.where(batch.pointer_target, 50.0, 0.0)
-    assert output.pointer_logits.shape == sure.shape
-    output.pointer_logits = sure
-    assert Criterion(CriterionConfig(pointer=1.0))(output, batch)["pointer"] < 1e-6
+    assert output.pointer_logits.shape == batch.pointer_target.shape
+    loss = Criterion(CriterionConfig(pointer=1.0))
+    blind = loss(output, batch)["pointer"]
+    output.pointer_logits = batch.pointer_target.clamp(min=1e-9).log()
+    assert loss(output, batch)["pointer"] < 1e-5 < blind
 
 
 def test_the_pointer_is_the_heads_own_attention():
@@ -87,15 +90,11 @@ def test_the_pointer_is_the_heads_own_attention():
         assert torch.allclose(logits[end].softmax(-1), picked / picked.sum(), atol=1e-5)
 
 
-def test_alignment_is_zero_when_only_true_cells_fit():
+def test_alignment_is_zero_when_the_captions_fit_what_their_objects_cover():
     _, batch = setup("stvg", "rec")
     criterion = Criterion(CriterionConfig())
-    count, frames = batch.box_known.shape
-    cells = batch.visual_index.shape[-1]
-    logits = torch.zeros(count, frames * cells).masked_fill(batch.visual_index.flatten(1) < 0, float("-inf"))
-    blind = criterion.alignment(logits, batch)["loss"]
-    assert math.isclose(blind, (math.log(32 / 4) + math.log(4 / 1)) / 2, rel_tol=1e-5)
-    truth = box_cells(batch.boxes.flatten(0, 1), torch.full((count * frames,), cells)).view(count, frames)
-    sure = torch.zeros(count, frames, cells).scatter(2, truth.unsqueeze(-1), 50.0)
-    sure = sure * (batch.in_span & batch.box_known).unsqueeze(-1)
-    assert criterion.alignment(sure.flatten(1) + logits, batch)["loss"] < 1e-5
+    outside = batch.visual_index.flatten(1) < 0
+    blind = criterion.alignment(torch.zeros(outside.shape).masked_fill(outside, float("-inf")), batch)["loss"]
+    wanted = (batch.cell_shares * batch.in_span.unsqueeze(-1)).flatten(1)
+    fitting = wanted.clamp(min=1e-12).log().masked_fill(outside, float("-inf"))
+    assert criterion.alignment(fitting, batch)["loss"] < 1e-5 < blind
