@@ -45,7 +45,7 @@ class DemoConfig(Config):
 
     out: str
     seed: int = Field(0, ge=0)
-    num_videos: int = Field(2000, ge=2)
+    num_videos: int = Field(3000, ge=2)
     test_share: float = Field(0.05, gt=0, lt=1)
     train_config: str = str(CONFIGS / "tiny.yaml")
     train: tuple[str, ...] = ()

@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MIN_CPUS = 4  # Ray Data dead-locks when its consumers hold all CPUs, as they do on a two-core machine
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers under `uv run` hang otherwise
+    "RAY_raylet_start_wait_time_s": "180",  # a machine that is busy with other things is slow, not broken
+    "RAY_worker_register_timeout_seconds": "300",
+}
 
 
 @contextmanager
@@ -17,7 +22,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     A session that was there before is left running; one that was started or connected here is closed at the end.
     """
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before the import: `uv run` workers hang otherwise
+    for name, value in ENVIRONMENT.items():  # before the import
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():

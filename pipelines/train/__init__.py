@@ -28,6 +28,8 @@ from spacevllm.predictor import Predictor
 
 __all__ = ["TrainJobConfig", "prepare_model", "run"]
 
+TOKENIZER_INSTANCES = 4000  # the vocabulary of the tiny world is seen in far fewer
+
 ModelMaker = Callable[[], SpaceVLLM]
 
 
@@ -66,7 +68,8 @@ def prepare_model(config: TrainJobConfig, texts: Iterable[str]) -> tuple[ModelMa
 
 def _train(config: TrainJobConfig, recipe: str) -> Summary:
     instances = read_instances(config.data, "train")
-    make_model, processor = prepare_model(config, prompt_texts(instances))
+    some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
+    make_model, processor = prepare_model(config, prompt_texts(some))
     decoded, counts = decode_clips(config, processor.config.num_frames, processor.config.image_size)
     with open_stage("train", config, config.out, config.tracking) as run:
         digest = storage.read_json(storage.join(config.data, "dataset.json")).get("digest", "")
@@ -75,7 +78,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         with Progress("train", config.total_steps, "steps", None) as progress, Reports(progress, run) as reports:
             payload = {"config": config, "make_model": make_model, "processor": processor}
             datasets: dict[str, Any] = {
-                media: clip_dataset(decoded, instances, media)
+                media: clip_dataset(decoded, instances, media, config.train.keep_clips)
                 for media in sorted({stage.media for stage in config.stages.values()})
             }
             result = fit(config, recipe, payload, datasets, reports)

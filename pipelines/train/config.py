@@ -54,6 +54,7 @@ class TrainSection(Config):
         ``workers.zero_stage`` 0, which keeps matrices whole.
     warmup: share of a stage's steps; then cosine to ``final_lr`` of the peak.
     autocast: bfloat16 for the forward pass; parameters, optimiser and box head stay fp32.
+    keep_clips: hold the decoded clips in memory (Ray's object store) instead of reading them in every epoch.
     log_every, checkpoint_every: steps. max_failures: how often a dead worker is replaced.
     """
 
@@ -67,6 +68,7 @@ class TrainSection(Config):
     final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clipping: float = Field(default=1.0, gt=0)
     autocast: bool = True
+    keep_clips: bool = False
     seed: int = 0
     log_every: int = Field(default=25, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,17 @@ def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[st
     return out, decode(job)
 
 
-def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str) -> Any:
+def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, keep: bool) -> Any:
     """A Ray data set with one row a clip: ``COLUMNS`` and ``questions``, JSON of its instances.
 
     Clips that could not be decoded or have no question of this kind are left out; ``decode`` has counted them.
+
+    Args:
+        keep: read everything now and hold it in Ray's object store: an epoch starts at once and takes no cores from
+            training. Otherwise every epoch streams from storage.
     """
     import ray
+    from ray.data import TaskPoolStrategy
 
     questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
@@ -65,16 +70,26 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str) -
             questions[instance.media].append(instance.to_row())
     if not questions:
         raise ValueError(f"the data set has no {media_type} in split train, but a training stage wants one")
-    shared = ray.put({media: json.dumps(rows) for media, rows in questions.items()})
+    known = {media: json.dumps(rows) for media, rows in questions.items()}
+    folder = storage.join(decoded, "frames")
+    if keep:
+        files = [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
+        return ray.data.from_arrow([attach_questions(storage.read_table(uri, COLUMNS), known) for uri in files])
+    shared = ray.put(known)
+    return ray.data.read_parquet(folder, columns=COLUMNS).map_batches(
+        lambda table: attach_questions(table, ray.get(shared)),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=0.5,
+        compute=TaskPoolStrategy(size=1),  # it only filters; the training workers want the cores
+    )
 
-    def attach(table: pa.Table) -> pa.Table:
-        known = ray.get(shared)
-        asked = pa.array([known.get(media) for media in table["media"].to_pylist()], pa.large_string())
-        usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
-        return table.append_column("questions", asked).filter(usable)
 
-    rows = ray.data.read_parquet(storage.join(decoded, "frames"), columns=COLUMNS)
-    return rows.map_batches(attach, batch_format="pyarrow", batch_size=None, num_cpus=0.5)
+def attach_questions(table: pa.Table, questions: Mapping[str, str]) -> pa.Table:
+    """The usable clips of ``table``, which has ``COLUMNS``, with the column ``questions``."""
+    asked = pa.array([questions.get(media) for media in table["media"].to_pylist()], pa.large_string())
+    usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
+    return table.append_column("questions", asked).filter(usable)
 
 
 def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -> list[ClipSample]:
@@ -85,7 +100,7 @@ def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -
     """
     samples = []
     where = random.Random(f"{seed}/{batch['media'][0]}").random()
-    for i, media in enumerate(batch["media"]):
+    for i in range(len(batch["media"])):
         instances = [Instance.from_row(row) for row in json.loads(batch["questions"][i])]
         instances.sort(key=lambda i: len(i.question) + sum(map(len, i.options)))
         start = int(where * (max(0, len(instances) - stage.questions) + 1))

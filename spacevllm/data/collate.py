@@ -13,6 +13,7 @@ from spacevllm.data.instance import TASKS, Instance
 from spacevllm.data.templates import answer_text
 from spacevllm.model.batch import Batch
 from spacevllm.model.processing import Prefix, Segment, SpaceVLLMProcessor
+from spacevllm.tube import interpolate_boxes
 
 IGNORE = -100
 
@@ -171,13 +172,17 @@ def frame_targets(
     Returns:
         boxes (T, 4) cxcywh in [0, 1], known (T,) bool, in_span (T,) bool.
     """
-    boxes = np.full((len(indices), 4), 0.5, np.float32)
-    where = {frame: i for i, frame in enumerate(instance.box_frames)}
-    known = np.array([int(frame) in where for frame in indices])
-    scale = np.array([instance.width, instance.height] * 2, np.float32)
-    for i in np.flatnonzero(known):
-        x1, y1, x2, y2 = np.asarray(instance.boxes[where[int(indices[i])]], np.float32) / scale
-        boxes[i] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+    boxes, frames = np.full((len(indices), 4), 0.5, np.float32), np.asarray(instance.box_frames, np.int64)
+    known = np.isin(indices, frames)
+    if len(frames) and instance.begin_frame is not None and instance.end_frame is not None:
+        # sparse annotation: in the span, boxes are linear between annotated frames, as evaluation reads them
+        first, stop = max(instance.begin_frame, frames[0]), min(instance.end_frame, frames[-1] + 1)
+        known |= (indices >= first) & (indices < stop)
+    if known.any():
+        corners = interpolate_boxes(frames, np.asarray(instance.boxes), indices[known])  # (N, 4)
+        corners /= np.array([instance.width, instance.height] * 2, np.float32)
+        low, high = corners[:, :2], corners[:, 2:]
+        boxes[known] = np.concatenate([(low + high) / 2, high - low], axis=1)
     if instance.begin_s is None:
         return boxes, known, np.full(len(indices), instance.media_type == "image")
     first, last = _border_frames(instance, times_s)

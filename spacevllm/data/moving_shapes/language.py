@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[tuple[str, str], ...]] = {  # finite form, participle; th
     "leaves": (("leaves", "leaving"), ("leaves the picture", "leaving the picture")),
 }
 _USUAL = 0.7
-_SALIENCE = {"colour": 1.0, "shape": 0.8, "size": 0.25, "texture": 0.2}
+_SALIENCE = {"colour": 1.0, "shape": 0.7, "size": 0.12, "texture": 0.1}
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ def descriptions(thing: Thing, without: str = "") -> list[Description]:
 
 
 def single_out(rng: np.random.Generator, thing: Thing, things: Sequence[Thing]) -> Description | None:
-    """A shortest description, sometimes with a word too many, that fits nothing else; None if there is none."""
+    """A shortest description, or one with a word too many, that fits nothing else; None if there is none."""
     fitting = [d for d in descriptions(thing) if sum(map(d.fits, things)) == 1]
     if not fitting:
         return None
-    length = len(fitting[0].attributes) + int(rng.random() < 1 / 3)
-    near = [d for d in fitting if len(d.attributes) == length] or fitting
+    near = [d for d in fitting if len(d.attributes) <= len(fitting[0].attributes) + 1]
     weights = np.array([d.weight for d in near])
     return near[rng.choice(len(near), p=weights / weights.sum())]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from tiny import clip, instance, make
 
-from spacevllm.data.collate import Collator
+from spacevllm.data.collate import Collator, frame_targets
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.batch import Kind
 from spacevllm.model.criterion import Criterion, CriterionConfig
@@ -118,3 +121,11 @@ def test_places_and_vectors_must_match():
     batch = Collator(processor)([clip([instance(0)])])
     with pytest.raises(ValueError, match="places for"):
         model.embed(batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels[:4], batch.image_pixels)
+
+
+def test_sparse_boxes_are_linear_inside_the_span_and_unknown_outside_it():
+    sparse = dataclasses.replace(instance(0), box_frames=[16, 39], boxes=[[0, 0, 40, 60], [46, 0, 86, 60]])
+    boxes, known, in_span = frame_targets(sparse, np.arange(8) * 8, np.arange(8.0))
+    assert known.tolist() == [False, False, True, True, True, False, False, False]
+    assert in_span.tolist() == [False, False, True, True, True, True, False, False]
+    assert np.allclose(boxes[3], [(16 + 20) / 160, 0.25, 0.25, 0.5])  # 8 of 23 frames of the way: 16 pixels
