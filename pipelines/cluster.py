@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 MIN_CPUS = 4  # Ray Data dead-locks when its consumers hold all CPUs, as they do on a two-core machine
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers under `uv run` hang otherwise
-    "RAY_raylet_start_wait_time_s": "180",  # a machine that is busy with other things is slow, not broken
-    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_register_timeout_seconds": "300",  # a machine that is busy with other things is slow, not broken
 }
 
 
@@ -30,20 +30,29 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         _be_quiet()
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    with _silent_start():
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else max(MIN_CPUS, os.cpu_count() or 1),
-            include_dashboard=None if address else False,
-            log_to_driver=False,  # rows carry their errors; worker chatter stays in Ray's log folder
-            logging_level=logging.ERROR,
-        )
+    _start(address or os.environ.get("RAY_ADDRESS"))
     _be_quiet()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    options: dict[str, Any] = {"address": address or "local"}
+    if not address:
+        options |= {"num_cpus": max(MIN_CPUS, os.cpu_count() or 1), "include_dashboard": False}
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR}  # rows carry their errors; Ray logs to files
+    with _silent_start():
+        try:
+            ray.init(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()  # Ray waits 30 s for itself, and from a cold disk it can need more: once again, warm
+            ray.init(**options)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class StageSection(Config):
             visual tokens against captions; for a tower without pre-trained weights.
         questions: asked of a clip at most; they share its prefix.
         learning_rate: peak, relative to ``train.learning_rate``.
+        rehearse: another stage; every ``rehearse_every``-th batch is one of its kind, so that it is not forgotten.
     """
 
     media: Literal["image", "video"]
@@ -45,6 +46,8 @@ class StageSection(Config):
     batch_size: int = Field(ge=1)
     questions: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1.0, gt=0)
+    rehearse: str = ""
+    rehearse_every: int = Field(default=6, ge=2)
 
 
 class TrainSection(Config):
@@ -112,6 +115,8 @@ class TrainJobConfig(Config):
         if self.train.optimizer == "muon" and self.workers.zero_stage:
             raise ValueError(f"train.optimizer muon needs workers.zero_stage 0, not {self.workers.zero_stage}")
         for name, stage in self.stages.items():
+            if stage.rehearse and stage.rehearse not in self.stages:
+                raise ValueError(f"stages.{name}.rehearse {stage.rehearse!r} is none of {', '.join(self.stages)}")
             if stage.batch_size % self.workers.num_workers:
                 raise ValueError(
                     f"stages.{name}.batch_size {stage.batch_size} does not divide by "
@@ -130,6 +135,12 @@ class TrainJobConfig(Config):
                 return name, step
             step -= stage.steps
         raise IndexError("past the last step")
+
+    def source(self, step: int) -> str:
+        """The stage whose kind of batch global step ``step`` takes: its own, or the one it rehearses."""
+        name, local = self.at(step)
+        stage = self.stages[name]
+        return stage.rehearse if stage.rehearse and local % stage.rehearse_every == stage.rehearse_every - 1 else name
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the peak learning rate at global step ``step``: warm-up and cosine anew in every stage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, k
     )
 
 
-def attach_questions(table: pa.Table, questions: Mapping[str, str]) -> pa.Table:
+def attach_questions(table: pa.Table, questions: dict[str, str]) -> pa.Table:
     """The usable clips of ``table``, which has ``COLUMNS``, with the column ``questions``."""
     asked = pa.array([questions.get(media) for media in table["media"].to_pylist()], pa.large_string())
     usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
@@ -118,7 +118,9 @@ def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -
     return samples
 
 
-def batches(shard: Any, stage: StageSection, workers: int, seed: int, skip: int) -> Iterator[list[ClipSample]]:
+def batches(
+    shard: Any, stage: StageSection, workers: int, seed: int, skip: int
+) -> Generator[list[ClipSample], None, None]:
     """Endless batches of one worker: epoch after epoch, each in its own order.
 
     Args:

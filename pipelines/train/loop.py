@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.train.config import TrainJobConfig
+from pipelines.train.config import StageSection, TrainJobConfig
 from pipelines.train.data import batches
 from pipelines.train.optimizer import make_optimizer
-from spacevllm.data.collate import Collator
+from spacevllm.data.collate import ClipSample, Collator
 from spacevllm.model.criterion import Criterion
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import SpaceVLLMProcessor
@@ -61,26 +62,28 @@ class Trainer:
         self.step = self.started_at = state["step"]
 
     def fit(self) -> None:
-        total = self.config.total_steps
+        """All steps that are left; each takes its batch from the stream of its source."""
+        streams: dict[str, Generator[list[ClipSample], None, None]] = {}
+        total, log_every = self.config.total_steps, self.config.train.log_every
         while self.step < total:
-            name, local = self.config.at(self.step)
-            stage = self.config.stages[name]
-            for samples in batches(self._shard(stage.media), stage, self._world, self.config.train.seed, local):
-                self.meter.waited()
-                terms = self.train_step(samples)
-                self.step += 1
-                self.meter.add(terms)
-                if self.step % self.config.train.log_every == 0 or self.step == total:
-                    self.report()
-                if self.step == total or self.config.at(self.step)[0] != name:
-                    break
+            stage, source = self.config.at(self.step)[0], self.config.source(self.step)
+            for over in set(streams) - {stage, self.config.stages[stage].rehearse}:
+                streams.pop(over).close()  # a shard serves one stream at a time
+            if source not in streams:
+                streams[source] = self._stream(source)
+            samples = next(streams[source])
+            self.meter.waited()
+            self.meter.add(self.train_step(samples, self.config.stages[source]))
+            self.step += 1
+            if self.step % log_every == 0 or self.step == total:
+                self.report()
 
-    def train_step(self, samples: list[Any]) -> dict[str, Tensor]:
+    def train_step(self, samples: list[ClipSample], stage: StageSection) -> dict[str, Tensor]:
         """Forward, backward, one optimiser step; the loss terms, detached."""
         batch = self.collate(samples).to(self.engine.device)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.config.learning_rate_factor(self.step)
-        align = self.config.stages[self.config.at(self.step)[0]].objective == "align"
+        align = stage.objective == "align"
         with self._autocast():
             output = self.engine(batch, align=align, pointer=self.config.criterion.pointer > 0)
         terms = self.criterion.alignment(output, batch) if align else self.criterion(output, batch)
@@ -117,14 +120,14 @@ class Trainer:
             delete_local_checkpoint_after_upload=True,
         )
 
-    @property
-    def _world(self) -> int:
-        return self.context.get_world_size()
-
-    def _shard(self, media: str) -> Any:
+    def _stream(self, source: str) -> Generator[list[ClipSample], None, None]:
+        """This worker's batches of one stage, from where a restarted run left them."""
         import ray.train
 
-        return ray.train.get_dataset_shard(media)
+        stage = self.config.stages[source]
+        consumed = sum(self.config.source(step) == source for step in range(self.step))
+        shard = ray.train.get_dataset_shard(stage.media)
+        return batches(shard, stage, self.context.get_world_size(), self.config.train.seed, consumed)
 
     def _learning_rate(self) -> float:
         return float(self.engine.optimizer.param_groups[0]["lr"])

@@ -56,13 +56,13 @@ def test_every_stage_of_the_debug_recipe_and_nothing_twice(data, tmp_path):
 
 @pytest.mark.slow
 def test_zero_stages_agree(data, tmp_path):
-    """ZeRO 0, 1 and 2 are the same optimiser, cut differently: same losses."""
+    """ZeRO 0 and 2 are the same optimiser, cut differently: same losses (the debug recipe runs ZeRO 1)."""
     losses = []
-    for stage in (0, 1, 2):
+    for stage in (0, 2):
         short = ["stages.align.steps=1", "stages.stills.steps=1", "stages.videos.steps=2", "train.optimizer=adamw"]
         job = config(data, tmp_path / f"zero{stage}", f"workers.zero_stage={stage}", "train.autocast=false", *short)
         losses.append(train.run(job)["last"]["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4) == pytest.approx(losses[2], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def _same(a: np.ndarray | None, b: np.ndarray) -> bool:
 
 
 def _mostly_out(state: np.ndarray) -> bool:
-    reach = state[2] / 2 - 4.5
+    reach = state[2] / 2 - 10.5
     return not ((state[:2] > -reach).all() and (state[:2] < np.array([CONFIG.width, CONFIG.height]) + reach).all())
 
 
@@ -125,7 +125,7 @@ def test_declarative_questions_mean_one_tube():
             shared += len(_fitting(scene, match[1])) > 1
             checked += 1
     assert checked > 5 * COUNT
-    assert 0.1 < shared / checked < 0.3  # the thing alone is not enough
+    assert 0.05 < shared / checked < 0.25  # the thing alone is not enough
 
 
 def test_interrogative_questions_mean_one_tube():
@@ -144,7 +144,7 @@ def test_interrogative_questions_mean_one_tube():
             assert (row.begin_s, row.end_s) == (max(first, begin), min(last, end))
             _check_boxes(scene, row, who)
             checked += 1
-    assert 0.1 < checked / sum(row.task == "stvg" for _, row in ASKED) < 0.2
+    assert 0.07 < checked / sum(row.task == "stvg" for _, row in ASKED) < 0.2
 
 
 def test_vtg_sentences_mean_one_span():
