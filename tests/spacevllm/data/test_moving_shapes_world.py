@@ -24,7 +24,7 @@ BLACK = ((0, 0, 0), (0, 0, 0))
 
 
 def test_boxes_are_the_extent_of_the_drawn_pixels():
-    """Each thing alone on black, at every third frame: its box fits its pixels within a pixel."""
+    """Each thing alone on black, at every third frame: its box fits its pixels within a pixel and the quarter of placement."""
     compared, clipped = 0, 0
     for scene in SCENES[:12]:
         for n, thing in enumerate(scene.things):
@@ -38,7 +38,7 @@ def test_boxes_are_the_extent_of_the_drawn_pixels():
                 if np.isnan(box).all():
                     assert (drawn[2:] - drawn[:2]).min() <= 1
                 else:
-                    assert np.abs(drawn - box).max() <= 1.01, (scene.index, n, frame, drawn, box)
+                    assert np.abs(drawn - box).max() <= 1.25, (scene.index, n, frame, drawn, box)
                     compared += 1
                     clipped += bool((box[:2] == 0).any() or box[2] == 160 or box[3] == 120)
     assert compared > 500
@@ -73,7 +73,7 @@ def _check_phase(scene: Scene, n: int, phase) -> None:
     match phase.action:
         case "enters":
             assert np.isnan(scene.boxes[n, : frames[0]]).all()
-            assert sizes[0].min() < 5 < sizes[-1].min()
+            assert sizes[0].min() < 11 < sizes[-1].min()
         case "leaves":
             assert np.isnan(scene.boxes[n, frames[-1] :]).all()
             assert np.isfinite(scene.boxes[n, frames[0] : frames[-1]]).all()
@@ -147,7 +147,8 @@ def test_video_decodes_to_what_was_drawn(tmp_path):
     assert np.abs(decoded - drawn).mean() < 4
     for n, thing in enumerate(scene.things):  # in the middle of a plain thing its colour is the colour
         x, y, _ = scene.states[n, 0]
-        if thing.texture == "plain" and scene.visible[n, 0] == 1 and np.isfinite(x):
+        inside = 0 <= x < CONFIG.width and 0 <= y < CONFIG.height  # NaN: away
+        if thing.texture == "plain" and scene.visible[n, 0] == 1 and inside:
             assert np.abs(decoded[0, int(y), int(x)] - COLOURS[thing.colour]).max() < 30
 
 
