@@ -34,7 +34,8 @@ clean:  ## remove .venv, the demo's output and caches
 	rm -rf .venv runs/demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 # uv installs in a third of pip's time; without it pip does. The find-links of pip's own configuration are passed on,
-# because uv does not read them: machines that keep a CPU build of torch name it there.
+# because uv does not read them: machines that keep a CPU build of torch name it there. Bytecode is compiled now (pip does
+# so by itself): Ray starts dozens of Python processes, and each would compile torch anew where it may not be cached.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say which: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python .venv install -q pip; }
@@ -42,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q -c constraints.txt uv || echo "no uv to be had: pip will do"
 	@if $(BIN)/uv --version >/dev/null 2>&1; then \
 		UV_FIND_LINKS="$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)" \
-			$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+			$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
 	else \
 		$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'; \
 	fi
