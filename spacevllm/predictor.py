@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.model.answers import parse_span
@@ -54,6 +55,7 @@ class Predictor:
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             raise FileNotFoundError(f"{folder} has no *.safetensors (pickled weights are refused)")
+        logging.disable_progress_bar()  # every stage shows one line of its own
         model = SpaceVLLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION)
         processor = SpaceVLLMProcessor(PreTrainedTokenizerFast.from_pretrained(folder), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
