@@ -24,7 +24,7 @@ BLACK = ((0, 0, 0), (0, 0, 0))
 
 
 def test_boxes_are_the_extent_of_the_drawn_pixels():
-    """Each thing alone on black, at every third frame: its box fits its pixels within a pixel and the quarter of placement."""
+    """Each thing alone on black, every third frame: its box fits its pixels to a pixel and the quarter of placement."""
     compared, clipped = 0, 0
     for scene in SCENES[:12]:
         for n, thing in enumerate(scene.things):
