@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from spacevllm.data.instance import Instance
+from spacevllm.data.instance import TASKS, Instance
 from spacevllm.drawing.overlay import tube_mark
 from spacevllm.tube import Tube
 
@@ -141,9 +141,16 @@ def write_report(
 
 
 def score_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """One table per task and protocol: the model, its splits, then the baselines, in the same columns."""
+    """One table per task and protocol: the model, its splits, then the baselines, in the same columns.
+
+    Args:
+        scores: evaluation's summary; keys that are no task (counts, timings) are left to others.
+    """
     tables = []
-    for task, summary in scores.items():
+    for task in TASKS:
+        summary = scores.get(task)
+        if not summary:  # the data set asks nothing of this kind
+            continue
         beside = summary.get("baselines", {})
         protocols = {k: v for k, v in summary.items() if k != "baselines"} if task == "stvg" else {"": summary}
         for protocol, table in protocols.items():

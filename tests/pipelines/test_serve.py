@@ -207,10 +207,8 @@ def test_command_serves_until_it_is_told_to_stop(model, media, tmp_path, kind):
     )
     try:
         assert server.stdout is not None
-        lines = [line for line in iter(server.stdout.readline, "") if line.startswith("ready")][
-            :1
-        ] or server.communicate()
-        assert lines[0].startswith(f"ready: http://127.0.0.1:{port}/v1/ground"), lines
+        ready = next((line for line in iter(server.stdout.readline, "") if line.startswith("ready")), "")
+        assert ready.startswith(f"ready: http://127.0.0.1:{port}/v1/ground"), ready or server.communicate()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             assert upload(http, media / "clip.mp4").status_code == 200
             assert_problem(ask(http, video="clip.mp4", question="what?"), 403, "no_media_root")
