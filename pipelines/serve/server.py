@@ -31,7 +31,8 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
     """
     check_port(config.host, config.port)
     stop = threading.Event()
-    with _on_signals(stop), ray_session(None), service(config) as url:
+    # Ray installs handlers of its own when it starts: ours come after
+    with ray_session(None), _on_signals(stop), service(config) as url:
         if ready and not stop.is_set():
             ready(url)
         stop.wait()

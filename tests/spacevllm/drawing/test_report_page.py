@@ -149,3 +149,10 @@ def test_score_tables_have_the_same_columns_in_every_line():
     for table in tables:
         assert {len(line.values) for line in table.lines} == {len(table.columns)}
         assert [line.kind for line in table.lines].count("baseline") >= 1
+
+
+def test_scores_come_from_evaluations_summary_as_it_is():
+    dense = {"m_tIoU": 0.5, "n_queries": 2, "n_missing": 0, "n_unparsable": 0}
+    summary = {"stage": "evaluate", "in": 2, "errors": {}, "stvg": {"dense": dense, "baselines": {}}, "vtg": {}}
+    [table] = score_tables(summary)
+    assert table.columns == ["m_tIoU"] and table.lines[0].values == [0.5]
