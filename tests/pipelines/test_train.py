@@ -65,14 +65,20 @@ def test_zero_stages_agree(data, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def registered_checkpoints(out: Path) -> list[Path]:
+    """Ray resumes from what its manager has written down, not from any folder that is there."""
+    books = out.glob("checkpoints/*/checkpoint_manager_snapshot.json")
+    return [book for book in books if "checkpoint_2" in book.read_text()]
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "jobs.cli", "train", "--config", str(CONFIGS / "debug.yaml")]
-    command += ["--data", data, "--out", str(out), "stages.videos.steps=60", "tracking.enabled=false"]
+    command += ["--data", data, "--out", str(out), "stages.videos.steps=30", "tracking.enabled=false"]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not list(out.glob("checkpoints/*/checkpoint_*/state/*")) and first.poll() is None:
+        while not registered_checkpoints(out) and first.poll() is None:
             time.sleep(0.1)  # waits for an event, not for luck: the run is far longer than this
         assert first.poll() is None, "the run ended before it could be killed"
     finally:
@@ -82,7 +88,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     last = json.loads((out / "summary.json").read_text())["last"]
-    assert last["step"] == 68 and last["started_at"] >= 4
+    assert last["step"] == 38 and last["started_at"] >= 4
 
 
 def test_muon_needs_whole_matrices(data, tmp_path):
