@@ -33,6 +33,10 @@ EXCLUDES = [
     "**/__pycache__",
     ".*_cache",
 ]
+NO_AGENT = (
+    "the agent of its head node is not up. Just started: try again in some seconds. Otherwise another Ray on that"
+    " machine holds the agent's port: start the head with --dashboard-agent-listen-port=0"
+)
 REFUSED = {"submit", "serve"}
 PATH_OPTIONS = ("--config", "--data", "--out", "--model", "--videos", "--questions", "--media-root")
 
@@ -59,7 +63,12 @@ def _send(address: str, entrypoint: str) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)  # packing the checkout is not worth a line a file
     client = JobSubmissionClient(address)
     runtime = {"working_dir": str(PROJECT), "excludes": EXCLUDES}
-    submission = client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+    try:
+        submission = client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+    except RuntimeError as error:
+        if "No available agent" not in str(error):
+            raise
+        raise ConnectionError(f"{address} takes no jobs: {NO_AGENT}") from error
     print(f"{submission} runs on {address}: {entrypoint}", flush=True)
     try:
         asyncio.run(_follow(client, submission))

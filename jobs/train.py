@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from jobs.common import finish, need_dataset, resolve, show_plan
 from pipelines import storage
-from pipelines.train import TrainJobConfig, prepare_model
+from pipelines.train import TrainJobConfig
 from pipelines.train import run as train
-from pipelines.train.data import read_instances
-from spacevllm.model.processing import prompt_texts
 
 
 def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -> int:
@@ -24,7 +22,10 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -
 
 def _facts(config: TrainJobConfig) -> str:
     """Reads the records and builds the model, which is how most mistakes in a configuration show."""
+    from pipelines.train.data import read_instances  # needs torch and transformers: seconds that a mistake before saves
+    from pipelines.train.model import prepare_model
+
     instances = read_instances(config.data, "train")
-    make_model, _ = prepare_model(config, prompt_texts(instances))
+    make_model, _ = prepare_model(config, instances)
     parameters = sum(p.numel() for p in make_model().parameters())
     return f"{parameters / 1e6:.2f}M parameters, {config.total_steps} steps, {len(instances)} questions"

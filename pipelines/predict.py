@@ -209,7 +209,7 @@ class Answerer:
         texts = [question["question"] for question in asked]
         if task == "qa":
             return self.predictor.answer(frames, texts, [question["options"] or [] for question in asked])
-        return self.predictor.locate(frames, texts) if task == "rec" else self.predictor.ground(frames, texts)
+        return self.predictor.locate(frames, texts) if task == "rec" else self.predictor.ground(frames, texts, task)
 
 
 def _to_row(task: str, answer: Any) -> dict[str, Any]:

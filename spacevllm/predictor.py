@@ -66,15 +66,18 @@ class Predictor:
         self.model.save_pretrained(path)
         self.processor.tokenizer.save_pretrained(path)
 
-    def ground(self, video: Video, questions: Sequence[str]) -> list[Tube]:
+    def ground(self, video: Video, questions: Sequence[str], task: str = "stvg") -> list[Tube]:
         """One tube for each question; the video is decoded and prefilled once.
+
+        Args:
+            task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tube has boxes, too).
 
         Raises:
             VideoError: the video cannot be read.
         """
         clip = self._clip(video)
         memory = self._prefill(clip)
-        return [self._tube(clip, q, a) for q, a in zip(questions, self._ask(memory, "stvg", questions), strict=True)]
+        return [self._tube(clip, q, a) for q, a in zip(questions, self._ask(memory, task, questions), strict=True)]
 
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
         """One (4,) float32 xyxy box in pixels for each expression about an image."""

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
-
-from transformers import PreTrainedTokenizerFast
 
 from pipelines import storage
 from pipelines.cluster import ray_session
@@ -18,19 +15,9 @@ from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import Run
 from pipelines.train.config import TrainJobConfig
-from pipelines.train.data import clip_dataset, decode_clips, read_instances
-from pipelines.train.loop import train_worker
 from spacevllm.data.instance import instance_id
-from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
-from spacevllm.model.modeling import SpaceVLLM, build
-from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer, prompt_texts
-from spacevllm.predictor import Predictor
 
-__all__ = ["TrainJobConfig", "prepare_model", "run"]
-
-TOKENIZER_INSTANCES = 4000  # the vocabulary of the tiny world is seen in far fewer
-
-ModelMaker = Callable[[], SpaceVLLM]
+__all__ = ["TrainJobConfig", "run"]
 
 
 def run(config: TrainJobConfig) -> Summary:
@@ -51,25 +38,13 @@ def run(config: TrainJobConfig) -> Summary:
             return _train(config, recipe)
 
 
-def prepare_model(config: TrainJobConfig, texts: Iterable[str]) -> tuple[ModelMaker, SpaceVLLMProcessor]:
-    """How each worker makes the model it starts from, and the processor.
-
-    Args:
-        texts: what a tiny tokenizer is trained on; not read for a pretrained model.
-    """
-    section = config.model
-    if section.init != "tiny":
-        loaded = Predictor.load(section.init)
-        return lambda: Predictor.load(section.init).model, loaded.processor
-    tokenizer: PreTrainedTokenizerFast = build_tiny_tokenizer(texts, section.vocab_size)
-    model_config: SpaceVLLMConfig = tiny_config(len(tokenizer), section.vision, section.text, **section.fields)
-    return lambda: build(model_config), SpaceVLLMProcessor(tokenizer, model_config)
-
-
 def _train(config: TrainJobConfig, recipe: str) -> Summary:
+    # torch and transformers take seconds to import: a wrong configuration is told before, Ray's controller needs none
+    from pipelines.train.data import clip_dataset, decode_clips, read_instances
+    from pipelines.train.model import prepare_model
+
     instances = read_instances(config.data, "train")
-    some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
-    make_model, processor = prepare_model(config, prompt_texts(some))
+    make_model, processor = prepare_model(config, instances)
     decoded, counts = decode_clips(config, processor.config.num_frames, processor.config.image_size)
     with open_stage("train", config, config.out, config.tracking) as run:
         digest = storage.read_json(storage.join(config.data, "dataset.json")).get("digest", "")
@@ -101,13 +76,15 @@ def fit(
     config: TrainJobConfig, recipe: str, payload: dict[str, Any], datasets: dict[str, Any], reports: Reports
 ) -> Any:
     """Ray Train's ``Result``. The run is named after the recipe: another recipe never resumes from its checkpoints."""
+    import ray
     import ray.train
+    from ray.data import ExecutionOptions
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = config.workers
     trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=payload,
+        _worker,
+        train_loop_config={"payload": ray.put(payload)},  # by reference: the controller does not unpack it
         torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.num_workers,
@@ -122,8 +99,19 @@ def fit(
             callbacks=[reports.callback()],
         ),
         datasets=datasets,
+        # the same rows in the same order every time: runs can be compared, and a resumed one skips what it has seen
+        dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
     return trainer.fit()
+
+
+def _worker(boxed: dict[str, Any]) -> None:
+    """``train_loop_per_worker``"""
+    import ray
+
+    from pipelines.train.loop import train_worker
+
+    train_worker(ray.get(boxed["payload"]))
 
 
 class Reports:

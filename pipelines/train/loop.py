@@ -27,7 +27,7 @@ STATE = "state"  # DeepSpeed's tag inside a checkpoint
 
 
 def train_worker(payload: dict[str, Any]) -> None:
-    """``train_loop_per_worker``: ``payload`` holds the config, and the model and processor to start from."""
+    """``payload`` holds the config, and the model and processor to start from."""
     config: TrainJobConfig = payload["config"]
     torch.set_num_threads(config.workers.threads)
     torch.manual_seed(config.train.seed)

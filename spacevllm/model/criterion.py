@@ -9,7 +9,7 @@ the two times (or when it answers with a box); ``box_frames: visible`` supervise
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from spacevllm.boxes import cxcywh_to_xyxy, pairwise_giou
 from spacevllm.config import Config
-from spacevllm.model.batch import Batch
-from spacevllm.model.modeling import GroundingOutput
+
+if TYPE_CHECKING:
+    from spacevllm.model.batch import Batch
+    from spacevllm.model.modeling import GroundingOutput
 
 
 class CriterionConfig(Config):

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,17 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A head node in processes of its own, as ``ray start`` leaves it; gives the dashboard's address."""
+    """The dashboard's address of a Ray head node."""
+    with head_node(tmp_path_factory) as address:
+        yield address
+
+
+@contextmanager
+def head_node(tmp_path_factory, agent_port=0):
+    """In processes of its own, as ``ray start`` leaves it; gives the dashboard's address.
+
+    ``agent_port`` 0 takes a free one: the default belongs to the test session's own Ray on this machine.
+    """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the job's `python`
         "RAY_AUTH_MODE": "disabled",
@@ -43,6 +55,7 @@ def cluster(tmp_path_factory):
     port, dashboard = free_port(), free_port()
     command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={agent_port}"]
     command += ["--object-store-memory=200000000", f"--temp-dir={short_folder(tmp_path_factory)}"]
     log = tmp_path_factory.mktemp("cluster") / "ray.log"
     with log.open("w") as file:
@@ -53,6 +66,12 @@ def cluster(tmp_path_factory):
     finally:
         head.send_signal(signal.SIGTERM)  # --block takes its children down with it
         head.wait(30)
+
+
+@pytest.fixture
+def start_head(tmp_path_factory):
+    """``with start_head(agent_port) as address``: a head node of this test's own."""
+    return partial(head_node, tmp_path_factory)
 
 
 def short_folder(tmp_path_factory):

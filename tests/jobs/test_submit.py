@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -31,6 +32,15 @@ def test_status_of_the_job_is_the_status_of_submit(cluster, tmp_path):
     result = submit(cluster, "moving-shapes", "--out", str(tmp_path), "world.fqs=3")
     assert result.returncode == 2, result.stdout + result.stderr
     assert "world.fqs: unknown key, did you mean 'fps'?" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_cluster_that_takes_no_jobs(start_head, tmp_path):
+    """Two Ray nodes on one machine: the second one's agent finds its port taken and never comes up."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, start_head(taken.getsockname()[1]) as head:
+        result = submit(head, "moving-shapes", "--out", str(tmp_path))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"{head} takes no jobs" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_no_cluster(cli):
