@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from spacevllm.boxes import cxcywh_to_xyxy
-from spacevllm.model.answers import parse_span
+from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import ATTENTION, SpaceVLLM
-from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
 from spacevllm.video.reader import SampledFrames, sample_frames
 from spacevllm.video.resize import resize_frames
 
 Video = str | Path | SampledFrames
-_QUESTIONS_AT_ONCE = 64  # bounds the copies of the video's KV cache
+_QUESTIONS_AT_ONCE = 64  # bounds the memory of one pass
+_TEXT_TOKENS, _BOX_TOKENS = 32, 14  # at most, of an answer without boxes and of a box as text
 
 
 class Predictor:
@@ -76,55 +76,63 @@ class Predictor:
             VideoError: the video cannot be read.
         """
         clip = self._clip(video)
-        memory = self._prefill(clip)
-        return [self._tube(clip, q, a) for q, a in zip(questions, self._ask(memory, task, questions), strict=True)]
+        answers = self._ask(clip, [Question(task, question) for question in questions])
+        return [self._tube(clip, question, answer) for question, answer in zip(questions, answers, strict=True)]
 
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
         """One (4,) float32 xyxy box in pixels for each expression about an image."""
         clip = self._clip(image)
-        answers = self._ask(self._prefill(clip), "rec", expressions)
-        return [_pixels(answer, clip)[0] for answer in answers]
+        answers = self._ask(clip, [Question("rec", expression) for expression in expressions])
+        return [self._sampled_boxes(clip, answer, None)[0] for answer in answers]
 
     def answer(
         self, video: Video, questions: Sequence[str], options: Sequence[Sequence[str]] | None = None
     ) -> list[str]:
         """Free text, or the letter of an option, for each question about a video or image."""
         clip = self._clip(video)
-        memory = self._prefill(clip, with_queries=self.model.config.queries_in_text_tasks)
-        return [self._text(a) for a in self._ask(memory, "qa", questions, options)]
+        choices = options or [()] * len(questions)
+        asked = [Question("qa", question, o) for question, o in zip(questions, choices, strict=True)]
+        return [self._text(answer) for answer in self._ask(clip, asked)]
 
     def _clip(self, video: Video) -> SampledFrames:
         return video if isinstance(video, SampledFrames) else sample_frames(video, self.num_frames)
 
-    def _prefill(self, clip: SampledFrames, with_queries: bool = True) -> VideoMemory:
-        is_image = clip.info.duration_s == 0
+    def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Answer]:
+        """One answer a question, all of one task; the video is prefilled once, or once a question if that is first."""
+        if not questions:
+            return []
+        config, step = self.model.config, _QUESTIONS_AT_ONCE
+        if config.prompt_order == "caption_first":
+            step = 1
+        limit = _TEXT_TOKENS
+        if config.space_head == "text_coordinates" and questions[0].task in ("stvg", "rec"):
+            limit += _BOX_TOKENS * len(clip.frames)
+        blocks = [questions[i : i + step] for i in range(0, len(questions), step)]
+        answers, memory = [], self._prefill(clip, questions[0])
+        for number, block in enumerate(blocks):
+            if number and config.prompt_order == "caption_first":
+                memory = self._prefill(clip, block[0])
+            segments = [self.processor.segment(question) for question in block]
+            answers += ask(self.model, memory, segments, self.processor.end_of_turn, limit)
+        return answers
+
+    def _prefill(self, clip: SampledFrames, question: Question) -> VideoMemory:
+        is_image, with_queries = clip.info.duration_s == 0, self.model.config.has_queries(question.task)
         if is_image:
-            prefix = self.processor.image_prefix(with_queries)
+            prefix = self.processor.image_prefix(with_queries, question)
         else:
-            prefix = self.processor.video_prefix(clip.times_s.tolist(), clip.info.duration_s, with_queries)
+            times_s, duration_s = clip.times_s.tolist(), clip.info.duration_s
+            prefix = self.processor.video_prefix(times_s, duration_s, with_queries, question)
         pixels = self.processor.pixel_values(resize_frames(clip.frames, self.image_size))
         return prefill(self.model, prefix, pixels, is_image)
-
-    def _ask(
-        self,
-        memory: VideoMemory,
-        task: str,
-        questions: Sequence[str],
-        options: Sequence[Sequence[str]] | None = None,
-    ) -> list[Answer]:
-        choices = options or [()] * len(questions)
-        segments = [self.processor.segment(task, q, o) for q, o in zip(questions, choices, strict=True)]
-        end, step = self.processor.end_of_turn, _QUESTIONS_AT_ONCE
-        blocks = [segments[i : i + step] for i in range(0, len(segments), step)]
-        return [answer for block in blocks for answer in ask(self.model, memory, block, end)]
 
     def _text(self, answer: Answer) -> str:
         return str(self.processor.tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()
 
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)
-        boxes = _pixels(answer, clip)  # (T, 4)
         span = clamp_span(parse_span(text), info.times_s, info.duration_s)
+        boxes = self._sampled_boxes(clip, answer, span)  # (T, 4)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
         return Tube(
             video=info.path,
@@ -144,17 +152,40 @@ class Predictor:
             sampled_boxes=boxes,
         )
 
+    def _sampled_boxes(self, clip: SampledFrames, answer: Answer, span: Span | None) -> np.ndarray:
+        """(T, 4) float32 xyxy pixels on the frames that the model saw."""
+        if answer.boxes is not None:
+            corners = cxcywh_to_xyxy(answer.boxes).clamp(0, 1).numpy()  # (T, 4)
+        else:
+            first, last = picked_frames(clip.times_s, span) if span else (0, len(clip.frames) - 1)
+            corners = spread_boxes(parse_boxes(self._text(answer)), first, last, len(clip.frames))
+        return (corners * np.array([clip.info.width, clip.info.height] * 2)).astype(np.float32)
+
+
+def picked_frames(times_s: np.ndarray, span: Span) -> tuple[int, int]:
+    """The sampled frames [f_s, f_e] that the seconds pick, both included: the ones nearest to begin and to end."""
+    first, last = (int(np.abs(times_s - border).argmin()) for border in (span.begin_s, span.end_s))
+    return first, last
+
+
+def spread_boxes(written: np.ndarray, first: int, last: int, count: int) -> np.ndarray:
+    """Boxes written as text, one for each sampled frame from ``first`` to ``last``, on all ``count`` sampled frames.
+
+    Too many are cut off; frames without one take the nearest. (0, 4) written gives empty boxes: they overlap nothing.
+    """
+    if not len(written):
+        return np.zeros((count, 4), np.float32)
+    written = written[: last - first + 1]
+    return interpolate_boxes(first + np.arange(len(written)), written, np.arange(count))
+
 
 def span_boxes(
     indices: np.ndarray, boxes: np.ndarray, times_s: np.ndarray, span: Span | None, begin: int, end: int
 ) -> np.ndarray:
-    """(end - begin, 4) boxes of the video's frames from the sampled frames of the span.
-
-    The seconds pick the sampled frames [f_s, f_e], both included: the ones nearest to begin and to end.
-    """
+    """(end - begin, 4) boxes of the video's frames from the sampled frames of the span."""
     if span is None:
         return np.zeros((0, 4), np.float32)
-    first, last = (int(np.abs(times_s - border).argmin()) for border in (span.begin_s, span.end_s))
+    first, last = picked_frames(times_s, span)
     return interpolate_boxes(indices[first : last + 1], boxes[first : last + 1], np.arange(begin, end))
 
 
@@ -168,12 +199,6 @@ def clamp_span(span: Span | None, times_s: np.ndarray, duration_s: float) -> Spa
         return None
     begin = min(span.begin_s, float(times_s[-1]))
     return Span(begin, min(span.end_s, duration_s) if span.end_s > begin else duration_s)
-
-
-def _pixels(answer: Answer, clip: SampledFrames) -> np.ndarray:
-    assert answer.boxes is not None  # ground and locate always prefill with queries
-    corners: Tensor = cxcywh_to_xyxy(answer.boxes).clamp(0, 1)  # (T, 4)
-    return (corners * torch.tensor([clip.info.width, clip.info.height] * 2)).numpy().astype(np.float32)
 
 
 def _digest(files: Sequence[Path]) -> str:

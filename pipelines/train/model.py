@@ -8,7 +8,8 @@ from pipelines.train.config import TrainJobConfig
 from spacevllm.data.instance import Instance
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM, build
-from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer, prompt_texts
+from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
 from spacevllm.predictor import Predictor
 
 TOKENIZER_INSTANCES = 4000  # the vocabulary of the tiny world is seen in far fewer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.data.templates import answer_text
 from spacevllm.model.batch import Batch
-from spacevllm.model.processing import Prefix, Segment, SpaceVLLMProcessor
+from spacevllm.model.processing import Prefix, Question, Segment, SpaceVLLMProcessor
 from spacevllm.tube import interpolate_boxes
 
 IGNORE = -100
@@ -58,7 +58,8 @@ class Collator:
         self.time_weight = time_weight
 
     def __call__(self, samples: Sequence[ClipSample]) -> Batch:
-        """One row a sample; a sample whose text tasks see no queries takes a row more. Padded to the longest row."""
+        """Padded to the longest row. A sample is one row, or more where its questions cannot share a prefix: text tasks
+        without queries beside tasks with them, and every question with ``prompt_order: caption_first``."""
         rows = [row for sample in samples for row in self._rows(sample)]
         prefix = max(len(row.prefix.ids) for row in rows)
         segment = max(len(s.ids) for row in rows for s in row.segments)
@@ -83,21 +84,30 @@ class Collator:
         )
 
     def _rows(self, sample: ClipSample) -> list[_Row]:
-        apart = not self.processor.config.queries_in_text_tasks
-        text = [i for i in sample.instances if i.task == "qa" and apart]
-        located = [i for i in sample.instances if not (i.task == "qa" and apart)]
-        return [self._row(sample, group, queries) for group, queries in ((located, True), (text, False)) if group]
+        config = self.processor.config
+        if config.prompt_order == "caption_first":
+            return [self._row(sample, [i], config.has_queries(i.task)) for i in sample.instances]
+        groups = [(q, [i for i in sample.instances if config.has_queries(i.task) == q]) for q in (True, False)]
+        return [self._row(sample, group, with_queries) for with_queries, group in groups if group]
 
     def _row(self, sample: ClipSample, instances: Sequence[Instance], with_queries: bool) -> _Row:
+        questions = [Question(i.task, i.question, i.options) for i in instances]
         if sample.is_image:
-            prefix = self.processor.image_prefix(with_queries)
+            prefix = self.processor.image_prefix(with_queries, questions[0])
         else:
-            prefix = self.processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries)
-        segments = [self.processor.segment(i.task, i.question, i.options, answer_text(i)) for i in instances]
-        group = ClipSample(
-            sample.frames, sample.indices, sample.times_s, sample.duration_s, sample.is_image, list(instances)
-        )
+            prefix = self.processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries, questions[0])
+        answers = [answer_text(i, self._written_boxes(i, sample)) for i in instances]
+        segments = [self.processor.segment(q, a) for q, a in zip(questions, answers, strict=True)]
+        group = replace(sample, instances=list(instances))
         return _Row(prefix, prefix.visual_index(len(sample.frames)), prefix.query_index(), segments, group)
+
+    def _written_boxes(self, instance: Instance, sample: ClipSample) -> np.ndarray | None:
+        """(K, 4) xyxy in [0, 1] on the sampled frames of the span, for the baseline that writes boxes as text."""
+        if self.processor.config.space_head == "queries" or not instance.boxes:
+            return None
+        *_, in_span = frame_targets(instance, sample.indices, sample.times_s)
+        boxes = interpolate_boxes(np.asarray(instance.box_frames), np.asarray(instance.boxes), sample.indices[in_span])
+        return boxes / np.array([instance.width, instance.height] * 2, np.float32)
 
     def _pack(self, row: _Row, prefix: int, segment: int) -> dict[str, np.ndarray]:
         total, used = prefix + segment * len(row.segments), len(row.prefix.ids)
@@ -143,7 +153,7 @@ class Collator:
         for q, (r, k) in enumerate(questions):
             row, segment, instance = rows[r], rows[r].segments[k], rows[r].sample.instances[k]
             start = prefix + k * length
-            captions.append(start + np.arange(*segment.caption))
+            captions.append(_caption_positions(row, segment, start))
             t = len(row.sample.frames)
             boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(instance, row.sample.indices, row.sample.times_s)
             shares[q, :t, : row.visual.shape[1]] = cell_shares(boxes[q, :t], row.visual.shape[1])
@@ -162,6 +172,13 @@ class Collator:
             "pointer_target": torch.from_numpy(target.reshape(count, 2, -1)),
             "tasks": torch.tensor([TASKS.index(rows[r].sample.instances[k].task) for r, k in questions]),
         }
+
+
+def _caption_positions(row: _Row, segment: Segment, start: int) -> np.ndarray:
+    if segment.caption is not None:
+        return start + np.arange(*segment.caption)
+    assert row.prefix.caption is not None  # it stands in one of the two
+    return np.arange(*row.prefix.caption)
 
 
 def frame_targets(

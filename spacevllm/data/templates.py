@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from spacevllm.data.instance import Instance
-from spacevllm.model.answers import format_span
+from spacevllm.model.answers import format_boxes, format_span
 from spacevllm.tube import Span
 
 INSTRUCTIONS: dict[str, str] = {
@@ -16,13 +18,19 @@ ANSWER_WITH_OPTION = "\n{letter}. {option}"
 BOX_ANSWER = "Here."  # an image's box comes from its query; the text only closes the turn
 
 
-def answer_text(instance: Instance) -> str:
-    """What the model learns to write: a span, a fixed word for a box, an option's letter, or free text."""
+def answer_text(instance: Instance, boxes: np.ndarray | None = None) -> str:
+    """What the model learns to write: a span, a fixed word for a box, an option's letter, or free text.
+
+    Args:
+        boxes: (K, 4) xyxy in [0, 1] of the sampled frames in the span, where boxes are written as text.
+    """
+    written = "" if boxes is None else format_boxes(boxes)
     if instance.task in ("stvg", "vtg"):
         assert instance.begin_s is not None and instance.end_s is not None  # Instance checks it
-        return format_span(Span(instance.begin_s, instance.end_s))
+        span = format_span(Span(instance.begin_s, instance.end_s))
+        return f"{span} {written}" if written and instance.task == "stvg" else span
     if instance.task == "rec":
-        return BOX_ANSWER
+        return written or BOX_ANSWER
     if instance.options:
         return chr(65 + instance.options.index(instance.answer))
     return instance.answer

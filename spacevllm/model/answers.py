@@ -1,15 +1,23 @@
-"""Text ⇄ span: the temporal answer is plain text in seconds, e.g. ``From 12.00s to 18.50s.``"""
+"""Text ⇄ span and boxes. The temporal answer is plain text in seconds, e.g. ``From 12.00s to 18.50s.``
+
+Boxes are text only for the baseline without queries (``space_head: text_coordinates``): ``[12,30,45,67]`` a frame, its
+left, top, right and bottom in percent of the picture. Integers, because every digit is a token.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 
+import numpy as np
+
 from spacevllm.tube import Span
 
 _NUMBER = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"  # [hh:][mm:]ss[.ff]
 _UNIT = r"\s*(?:s|sec|secs|seconds?)?\.?"
 _SPAN = re.compile(rf"{_NUMBER}{_UNIT}\s*(?:to|until|till|and|-|–|—|~|,)+\s*{_NUMBER}", re.IGNORECASE)
+
+_BOX = re.compile(r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]")
 
 
 def format_span(span: Span) -> str:
@@ -23,12 +31,23 @@ def parse_span(text: str) -> Span | None:
     Accepts ``From 24.3s to 30.4s.``, ``24.3 - 30.4``, ``24.3s to 30.4``, ``00:24.3 to 00:30.4``. Borders in the wrong
     order are sorted. An empty span is no answer.
     """
-    found = _SPAN.search(text)
+    found = _SPAN.search(_BOX.sub("", text))
     if not found:
         return None
     groups = found.groups()
     begin, end = sorted((_seconds(*groups[:3]), _seconds(*groups[3:])))
     return Span(begin, end) if begin < end and math.isfinite(end) else None
+
+
+def format_boxes(boxes: np.ndarray) -> str:
+    """(K, 4) xyxy in [0, 1] → ``[12,30,45,67][13,30,46,67]…``"""
+    return "".join(f"[{','.join(str(int(v)) for v in box)}]" for box in np.rint(np.clip(boxes, 0, 1) * 100))
+
+
+def parse_boxes(text: str) -> np.ndarray:
+    """Every box in ``text``: (K, 4) float32 xyxy in [0, 1], corners in order. A box cut short is no box."""
+    found = np.array(_BOX.findall(text), dtype=np.float32).reshape(-1, 4).clip(0, 100) / 100
+    return np.concatenate([np.minimum(found[:, :2], found[:, 2:]), np.maximum(found[:, :2], found[:, 2:])], axis=1)
 
 
 def number_starts(answer: str) -> list[int]:

@@ -20,6 +20,14 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     r"""
     num_frames (`int`, defaults to 64):
         Frames sampled from a video, in training and in evaluation.
+    prompt_order (`str`, defaults to "video_first"):
+        "video_first": everything up to the question is independent of it, so a video is prefilled once and asked many
+        times. "caption_first": the question before the video; the queries see it, and nothing can be shared.
+    query_layout (`str`, defaults to "interleaved"):
+        "interleaved": `<r_i>` right after the tokens of frame i. "appended": all queries after the last frame.
+    space_head (`str`, defaults to "queries"):
+        "queries": boxes from the space decoder. "text_coordinates": the usual MLLM way, one box a frame as text
+        (no queries in the prompt; the decoder is not used).
     time_encoding (`str`, defaults to "list"):
         "list": the base model's time instruction after the video. "interleaved": each frame's time as text before
         its tokens (TimeLens: R@0.5 49.4 → 53.9).
@@ -45,6 +53,9 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     model_type = "spacevllm"
 
     num_frames: int = 64
+    prompt_order: Literal["video_first", "caption_first"] = "video_first"
+    query_layout: Literal["interleaved", "appended"] = "interleaved"
+    space_head: Literal["queries", "text_coordinates"] = "queries"
     time_encoding: Literal["list", "interleaved"] = "list"
     image_pooling: bool = False
     queries_in_text_tasks: bool = False
@@ -60,6 +71,10 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         super().__post_init__(**kwargs)
         if not 1 <= self.num_frames < QUERY_TOKENS:
             raise ValueError(f"num_frames is {self.num_frames}, but queries exist for 1 to {QUERY_TOKENS - 1} frames")
+
+    def has_queries(self, task: str) -> bool:
+        """Whether a prompt of this task holds query tokens."""
+        return self.space_head == "queries" and (task != "qa" or self.queries_in_text_tasks)
 
     @property
     def text(self) -> PreTrainedConfig:

@@ -21,12 +21,14 @@ from spacevllm.model.processing import Prefix, Segment
 @dataclass
 class VideoMemory:
     """cache: keys and values of the prefix, one row. visual: (T, P, D), query: (T, D) last-layer states; T == 0
-    in ``query`` for a prefix without queries. length: tokens of the prefix."""
+    in ``query`` for a prefix without queries. length: tokens of the prefix. caption: (M, D) states of the caption that
+    stands in the prefix (``caption_first``), which then is the memory of one question."""
 
     cache: Cache
     visual: Tensor
     query: Tensor
     length: int
+    caption: Tensor | None = None
 
 
 @dataclass
@@ -54,6 +56,7 @@ def prefill(model: SpaceVLLM, prefix: Prefix, pixels: Tensor, is_image: bool) ->
         visual=states[torch.from_numpy(prefix.visual_index(len(pixels))).to(device)],
         query=states[torch.from_numpy(prefix.query_index()).to(device)],
         length=len(prefix.ids),
+        caption=states[slice(*prefix.caption)] if prefix.caption else None,
     )
 
 
@@ -115,7 +118,7 @@ def _generate(
 
 
 def _boxes(model: SpaceVLLM, memory: VideoMemory, states: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
-    captions = [states[k, slice(*s.caption)] for k, s in enumerate(segments)]
+    captions = [_caption(memory, state, segment) for state, segment in zip(states, segments, strict=True)]
     caption = torch.nn.utils.rnn.pad_sequence(captions, batch_first=True)  # (K, M, D)
     sizes = torch.tensor([len(c) for c in captions], device=states.device)
     caption_mask = torch.arange(caption.shape[1], device=states.device) < sizes[:, None]  # (K, M)
@@ -123,3 +126,11 @@ def _boxes(model: SpaceVLLM, memory: VideoMemory, states: Tensor, segments: Sequ
     visual, query = memory.visual.expand(count, -1, -1, -1), memory.query.expand(count, -1, -1)
     seen = torch.ones(visual.shape[:-1], dtype=torch.bool, device=states.device)
     return list(model.decode_boxes(visual, query, caption, seen, caption_mask).boxes.cpu())
+
+
+def _caption(memory: VideoMemory, states: Tensor, segment: Segment) -> Tensor:
+    """(M, D) states of the question's caption; states: (S, D) of its segment."""
+    if segment.caption is not None:
+        return states[slice(*segment.caption)]
+    assert memory.caption is not None  # it stands in one of the two
+    return memory.caption

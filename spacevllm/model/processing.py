@@ -1,45 +1,51 @@
-"""From frames and sentences to tokens: prompt layout, pixel values, the tiny tokenizer.
+"""From frames and sentences to tokens: prompt layout and pixel values.
 
 A row reads ``<|im_start|>user⏎ [frame 0] <r_0> … [frame T-1] <r_T-1> ⏎ time instruction ⏎`` (the prefix, independent of
 the question), then ``instruction + caption <|im_end|>⏎<|im_start|>assistant⏎ answer <|im_end|>`` (one segment a
-question). The time instruction is LLaVA-Video's.
+question). The time instruction is LLaVA-Video's. With ``prompt_order: caption_first`` instruction and caption stand
+before the video, in the prefix, which then belongs to one question alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spacevllm.data.instance import Instance
-from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS, answer_text
+from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS
 from spacevllm.model.answers import number_starts
 from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.queries import IMAGE_QUERY
 
 END_OF_TURN = "<|im_end|>"
-_TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."
-_QUESTIONS_FOLLOW = "Please answer the following questions related to this video."
-_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
+TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."
+QUESTIONS_FOLLOW = "Please answer the following questions related to this video."
 _PIECES_KEPT = 20_000
-# Qwen2's rule in short: words with their leading space, single digits, everything else
-_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+class Question(NamedTuple):
+    """task: of ``TASKS``. text: the sentence. options: of a multiple choice, in order."""
+
+    task: str
+    text: str
+    options: Sequence[str] = ()
 
 
 @dataclass
 class Prefix:
-    """A video or image as tokens. ids, kinds: one entry a position; query_ids: one entry a query position."""
+    """A video or image as tokens. ids, kinds: one entry a position; query_ids: one entry a query position.
+    caption: half-open range of the caption, where it stands before the video."""
 
     ids: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     query_ids: list[int] = field(default_factory=list)
+    caption: tuple[int, int] | None = None
 
     def add_text(self, ids: Sequence[int]) -> None:
         self.ids += ids
@@ -48,6 +54,10 @@ class Prefix:
     def add(self, kind: Kind, count: int = 1) -> None:
         self.ids += [0] * count
         self.kinds += [kind] * count
+
+    def add_queries(self, query_ids: Sequence[int]) -> None:
+        self.add(Kind.QUERY, len(query_ids))
+        self.query_ids += query_ids
 
     def visual_index(self, frames: int) -> np.ndarray:
         """(T, P) positions of the visual tokens, frame by frame."""
@@ -65,13 +75,13 @@ class Segment:
 
     Attributes:
         ids: tokens. answer_start: index of the answer's first token (== len(ids) without an answer).
-        caption: half-open token range of the caption. numbers: indices of the first token of each time in the answer.
-        time_tokens: indices of all tokens of the two times.
+        caption: half-open token range of the caption; None where it stands in the prefix.
+        numbers: indices of the first token of each time in the answer. time_tokens: of all tokens of the two times.
     """
 
     ids: list[int]
     answer_start: int
-    caption: tuple[int, int]
+    caption: tuple[int, int] | None
     numbers: list[int] = field(default_factory=list)
     time_tokens: list[int] = field(default_factory=list)
 
@@ -110,56 +120,70 @@ class SpaceVLLMProcessor:
         still = torch.zeros_like(x[:1])
         return torch.cat([x, torch.cat([still, step]), torch.cat([step, still])], dim=1)
 
-    def video_prefix(self, times_s: Sequence[float], duration_s: float, with_queries: bool = True) -> Prefix:
-        """The question-independent part of a prompt about a video."""
-        prefix = self._open()
+    def video_prefix(
+        self, times_s: Sequence[float], duration_s: float, with_queries: bool = True, question: Question | None = None
+    ) -> Prefix:
+        """The part of a prompt about a video that stands before the answer or, with ``video_first``, the question.
+
+        Args:
+            question: needed with ``prompt_order: caption_first``, not read otherwise.
+        """
+        prefix = self._open(question)
         grid = self.config.grid(pooled=True)
+        interleaved = self.config.query_layout == "interleaved"
         for i, time_s in enumerate(times_s):
             if self.config.time_encoding == "interleaved":
                 prefix.add_text(self.encode(f"{time_s:.2f}s"))
             for _ in range(grid):
                 prefix.add(Kind.VIDEO_CELL, grid)
                 prefix.add(Kind.NEWLINE)
-            if with_queries:
-                prefix.add(Kind.QUERY)
-                prefix.query_ids.append(i)
+            if with_queries and interleaved:
+                prefix.add_queries([i])
+        if with_queries and not interleaved:
+            prefix.add_queries(range(len(times_s)))
         prefix.add_text(self.encode("\n" + self.time_instruction(times_s, duration_s) + "\n"))
         return prefix
 
-    def image_prefix(self, with_queries: bool = True) -> Prefix:
+    def image_prefix(self, with_queries: bool = True, question: Question | None = None) -> Prefix:
         """The same for one image: the base view, newlines as LLaVA-OneVision sets them, then ``<r_64>``."""
-        prefix = self._open()
+        prefix = self._open(question)
         grid = self.config.grid(pooled=self.config.image_pooling)
         rows = [grid] * grid if self.config.image_pooling else [grid * grid]
         for cells in rows:
             prefix.add(Kind.IMAGE_CELL, cells)
             prefix.add(Kind.NEWLINE)
         if with_queries:
-            prefix.add(Kind.QUERY)
-            prefix.query_ids.append(IMAGE_QUERY)
+            prefix.add_queries([IMAGE_QUERY])
         prefix.add_text(self.encode("\n"))
         return prefix
 
     def time_instruction(self, times_s: Sequence[float], duration_s: float) -> str:
         """LLaVA-Video's sentence; the list of times only where they do not stand beside the frames."""
-        text = _TIME_INSTRUCTION.format(duration_s=duration_s, count=len(times_s))
+        text = TIME_INSTRUCTION.format(duration_s=duration_s, count=len(times_s))
         if self.config.time_encoding == "list":
             text += f" These frames are located at {','.join(f'{t:.2f}s' for t in times_s)}."
-        return text + _QUESTIONS_FOLLOW
+        return text + QUESTIONS_FOLLOW
 
-    def segment(self, task: str, question: str, options: Sequence[str] = (), answer: str | None = None) -> Segment:
-        """One question in the wording of its task; with ``answer`` for training, without to be answered."""
-        before, after = INSTRUCTIONS[task].split("{question}")
-        ids = self.encode(before)
-        caption_ids = self.encode(question)
-        caption = (len(ids), len(ids) + len(caption_ids))
-        if options:
-            after += "".join(ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=o) for i, o in enumerate(options))
-        ids += caption_ids + self.encode(f"{after}{END_OF_TURN}\n<|im_start|>assistant\n")
+    def segment(self, question: Question, answer: str | None = None) -> Segment:
+        """What follows the prefix: the question and, in training, its answer."""
+        ids, caption = ([], None) if self._caption_first else self._asked(question)
+        ids = ids + self.encode(f"{END_OF_TURN}\n<|im_start|>assistant\n")
         segment = Segment(ids, len(ids), caption)
         if answer is not None:
-            self._append_answer(segment, answer, timed=task in ("stvg", "vtg"))
+            self._append_answer(segment, answer, timed=question.task in ("stvg", "vtg"))
         return segment
+
+    @property
+    def _caption_first(self) -> bool:
+        return self.config.prompt_order == "caption_first"
+
+    def _asked(self, question: Question) -> tuple[list[int], tuple[int, int]]:
+        """Tokens of a question in the wording of its task, and the range of its caption among them."""
+        before, after = INSTRUCTIONS[question.task].split("{question}")
+        for i, option in enumerate(question.options):
+            after += ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=option)
+        ids, caption = self.encode(before), self.encode(question.text)
+        return ids + caption + self.encode(after), (len(ids), len(ids) + len(caption))
 
     def _append_answer(self, segment: Segment, answer: str, timed: bool) -> None:
         encoded = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
@@ -173,36 +197,15 @@ class SpaceVLLMProcessor:
                     segment.time_tokens.append(segment.answer_start + i)
         segment.ids += [*encoded.input_ids, self.end_of_turn]
 
-    def _open(self) -> Prefix:
+    def _open(self, question: Question | None) -> Prefix:
         prefix = Prefix()
         system = self.config.system_prompt
         opening = f"<|im_start|>system\n{system}{END_OF_TURN}\n" if system else ""
         prefix.add_text(self.encode(f"{opening}<|im_start|>user\n"))
+        if self._caption_first:
+            if question is None:
+                raise ValueError("prompt_order caption_first needs the question before the video")
+            ids, (begin, end) = self._asked(question)
+            prefix.caption = (len(prefix.ids) + begin, len(prefix.ids) + end)
+            prefix.add_text(ids + self.encode("\n"))
         return prefix
-
-
-def prompt_texts(instances: Iterable[Instance]) -> Iterator[str]:
-    """What a model of these instances reads and writes, for training a tiny tokenizer."""
-    for instance in instances:
-        before, after = INSTRUCTIONS[instance.task].split("{question}")
-        yield from (before, instance.question, after, "user\n", "assistant\n", answer_text(instance))
-        yield from (ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=o) for i, o in enumerate(instance.options))
-        yield _TIME_INSTRUCTION.format(duration_s=instance.duration_s, count=8) + _QUESTIONS_FOLLOW
-
-
-def build_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in the manner of Qwen2's (digits one by one), trained on ``texts``; reads any text."""
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=_SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
-    )

@@ -98,7 +98,8 @@ def model(tmp_path_factory):
     """Folder of an untrained tiny model."""
     from spacevllm.model.configuration import tiny_config
     from spacevllm.model.modeling import SpaceVLLM
-    from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer
+    from spacevllm.model.processing import SpaceVLLMProcessor
+    from spacevllm.model.tokenizer import build_tiny_tokenizer
     from spacevllm.predictor import Predictor
 
     folder = tmp_path_factory.mktemp("untrained") / "model"

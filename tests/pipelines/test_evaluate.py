@@ -16,7 +16,8 @@ from spacevllm.config import ConfigError
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_data_set
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM
-from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer
+from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
 
 ray.cloudpickle.register_pickle_by_value(standin)  # Ray's workers do not see the tests' folder

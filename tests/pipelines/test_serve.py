@@ -20,7 +20,8 @@ from spacevllm.config import ConfigError
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM
-from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer
+from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
 
 QUESTIONS = ["the small red circle while it moves left", "what grows?"]

@@ -47,6 +47,19 @@ def test_frames_at_hand_give_the_same_as_a_path(folder, predictor):
     assert a.answer == b.answer and np.array_equal(a.sampled_boxes, b.sampled_boxes)
 
 
+@pytest.mark.parametrize("fields", [{"prompt_order": "caption_first"}, {"space_head": "text_coordinates"}])
+def test_other_layouts_answer_every_task(folder, fields):
+    predictor = Predictor(*make(**fields))
+    tubes = predictor.ground(folder / "000000.mp4", ["the red circle", "what grows?"])
+    assert [tube.sampled_boxes.shape for tube in tubes] == [(8, 4)] * 2
+    [alone] = predictor.ground(folder / "000000.mp4", ["what grows?"])
+    assert alone.answer == tubes[1].answer and np.allclose(alone.sampled_boxes, tubes[1].sampled_boxes, atol=1e-3)
+    [box] = predictor.locate(next(folder.glob("*.png")), ["the circle"])
+    assert box.shape == (4,)
+    assert len(predictor.answer(folder / "000000.mp4", ["how many?", "what?"], [["one", "two"], []])) == 2
+    assert predictor.ground(folder / "000000.mp4", []) == []
+
+
 def test_images_and_free_text(folder, predictor):
     [box] = predictor.locate(next(folder.glob("*.png")), ["the circle"])
     assert box.shape == (4,) and (box >= 0).all() and box[2] >= box[0] and box[3] >= box[1]

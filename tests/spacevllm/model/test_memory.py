@@ -7,6 +7,7 @@ from tiny import clip, instance, make
 
 from spacevllm.data.collate import Collator
 from spacevllm.model.memory import ask, prefill
+from spacevllm.model.processing import Question
 
 
 def test_boxes_and_text_equal_the_uncached_path():
@@ -17,7 +18,7 @@ def test_boxes_and_text_equal_the_uncached_path():
     memory = prefill(
         model, processor.video_prefix(sample.times_s.tolist(), sample.duration_s), batch.video_pixels, False
     )
-    segments = [processor.segment("stvg", i.question) for i in sample.instances]
+    segments = [processor.segment(Question("stvg", i.question)) for i in sample.instances]
     answers = ask(model, memory, segments, processor.end_of_turn, max_new_tokens=3)
     for k, answer in enumerate(answers):
         assert torch.allclose(answer.boxes, whole.space.boxes[k], atol=1e-4)
@@ -36,7 +37,8 @@ def test_asking_together_or_apart_and_twice_is_the_same():
         processor.pixel_values(sample.frames),
         False,
     )
-    segments = [processor.segment("stvg", q) for q in ("the red circle", "what grows while the cow stands still?")]
+    questions = ("the red circle", "what grows while the cow stands still?")
+    segments = [processor.segment(Question("stvg", q)) for q in questions]
     together = ask(model, memory, segments, processor.end_of_turn, 6)
     apart = [ask(model, memory, [s], processor.end_of_turn, 6)[0] for s in segments]
     for a, b in zip(together, apart, strict=True):
@@ -50,5 +52,6 @@ def test_a_prefix_without_queries_has_no_boxes():
     sample = clip([instance(0)])
     prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries=False)
     memory = prefill(model, prefix, processor.pixel_values(sample.frames), False)
-    [answer] = ask(model, memory, [processor.segment("qa", "how many?", ["one", "two"])], processor.end_of_turn, 4)
+    question = processor.segment(Question("qa", "how many?", ["one", "two"]))
+    [answer] = ask(model, memory, [question], processor.end_of_turn, 4)
     assert answer.boxes is None and 0 <= answer.confidence <= 1

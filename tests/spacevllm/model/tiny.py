@@ -9,7 +9,8 @@ from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM, build
-from spacevllm.model.processing import SpaceVLLMProcessor, build_tiny_tokenizer, prompt_texts
+from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
 
 WORDS = ("the red circle", "a blue square while it moves left", "what grows while the cow stands still?")
 
