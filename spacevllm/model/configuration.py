@@ -40,6 +40,9 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         (nine input channels), for a tower that is trained from scratch and has to learn motion.
     decoder_attention (`str`, defaults to "parameter_free"):
         The space decoder's two cross-attentions: "parameter_free" or "learned" (projections).
+    decoder_cross_attention (`str`, defaults to "dual"):
+        "dual": the frame reads the caption, then the query reads the frame. "frame_only": without the first, for
+        ablation; with `video_first` nothing then tells the decoder which object is meant.
     decoder_layers (`int`, defaults to 1):
         How often the pair of cross-attentions is applied.
     decoder_hidden_size (`int`, defaults to 512):
@@ -61,6 +64,7 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     queries_in_text_tasks: bool = False
     tower_frames: Literal[1, 3] = 1
     decoder_attention: Literal["parameter_free", "learned"] = "parameter_free"
+    decoder_cross_attention: Literal["dual", "frame_only"] = "dual"
     decoder_layers: int = 1
     decoder_hidden_size: int = 512
     pointer_head: int = 0

@@ -55,7 +55,11 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
         width = config.text.hidden_size
         self.queries = InterleavedQueries(width, std=config.text.initializer_range)
         self.space_decoder = QueryGuidedSpaceDecoder(
-            width, config.decoder_hidden_size, config.decoder_attention, config.decoder_layers
+            width,
+            config.decoder_hidden_size,
+            config.decoder_attention,
+            config.decoder_layers,
+            dual=config.decoder_cross_attention == "dual",
         )
         self.post_init()
 

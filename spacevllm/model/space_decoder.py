@@ -58,10 +58,13 @@ class CrossAttention(nn.Module):
 
 
 class QueryGuidedSpaceDecoder(nn.Module):
-    def __init__(self, hidden_size: int, mlp_size: int, attention: str, layers: int) -> None:
+    """Arguments are those of ``SpaceVLLMConfig``: ``attention``: ``decoder_attention``, ``dual``:
+    ``decoder_cross_attention``."""
+
+    def __init__(self, hidden_size: int, mlp_size: int, attention: str, layers: int, dual: bool = True) -> None:
         super().__init__()
         learned = attention == "learned"
-        self.read_caption = nn.ModuleList(CrossAttention(hidden_size, learned) for _ in range(layers))
+        self.read_caption = nn.ModuleList(CrossAttention(hidden_size, learned) for _ in range(layers if dual else 0))
         self.read_frame = nn.ModuleList(CrossAttention(hidden_size, learned) for _ in range(layers))
         self.box_head = nn.Sequential(
             nn.Linear(hidden_size, mlp_size),
@@ -83,8 +86,9 @@ class QueryGuidedSpaceDecoder(nn.Module):
             visual_mask: (Q, T, P) bool; caption_mask: (Q, M) bool: True where a token is real. A frame or caption
                 without any real token gives NaN: the caller leaves such rows out.
         """
-        for read_caption, read_frame in zip(self.read_caption, self.read_frame, strict=True):
-            visual, _ = read_caption(visual, caption[:, None], caption_mask[:, None])  # (Q, T, P, D)
+        for layer, read_frame in enumerate(self.read_frame):
+            if self.read_caption:  # dual
+                visual, _ = self.read_caption[layer](visual, caption[:, None], caption_mask[:, None])  # (Q, T, P, D)
             query, logits = read_frame(query[:, :, None], visual, visual_mask)  # (Q, T, 1, D), (Q, T, 1, P)
             query = query[:, :, 0]  # (Q, T, D)
         boxes = self.box_head(_norm(query)).float().sigmoid()  # (Q, T, 4)

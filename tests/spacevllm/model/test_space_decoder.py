@@ -34,6 +34,14 @@ def test_boxes_lie_in_the_frame_and_depend_on_the_caption(attention):
     assert not torch.allclose(out.boxes, other.boxes)  # the query alone never saw the caption
 
 
+def test_without_the_first_attention_the_caption_changes_nothing():
+    decoder = QueryGuidedSpaceDecoder(16, 8, "learned", 2, dual=False)
+    visual, query, caption, *masks = inputs()
+    out = decoder(visual, query, caption, *masks)
+    assert torch.equal(decoder(visual, query, caption.flip(0), *masks).boxes, out.boxes)
+    assert not torch.allclose(decoder(visual.flip(0), query, caption, *masks).boxes, out.boxes)
+
+
 def test_the_formula():
     decoder = QueryGuidedSpaceDecoder(16, 8, "parameter_free", 1)
     visual, query, caption, *masks = inputs()
