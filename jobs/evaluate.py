@@ -34,9 +34,9 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
         for protocol, values in protocols.items():
             if values:
                 title = f"{task} {protocol}".strip()
-                yield f"{title:<24}{_numbers(values)}  ({values['n_queries']} questions)"
+                yield f"{title:<28}{_numbers(values)}  ({values['n_queries']} questions)"
         for name, values in scores.get("baselines", {}).items():
-            yield f"  {name:<22}{_numbers(values)}"
+            yield f"  {name:<26}{_numbers(values)}"
 
 
 def _numbers(scores: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pipelines import storage
 from pipelines.decode import DecodeConfig
 from pipelines.decode import run as decode
 from pipelines.stage import Summary
+from pipelines.tracking import store_uri
 from pipelines.train.config import StageSection, TrainJobConfig
 from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
@@ -47,7 +48,7 @@ def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[st
         size=size,
         decode=config.decode,
         ray=config.ray,
-        tracking=config.tracking.model_copy(update={"store": config.tracking.store}),
+        tracking=config.tracking.model_copy(update={"store": store_uri(config.tracking, config.out)}),
     )
     return out, decode(job)
 

@@ -20,7 +20,7 @@ from spacevllm.config import Config
 
 if TYPE_CHECKING:
     from spacevllm.model.batch import Batch
-    from spacevllm.model.modeling import GroundingOutput
+    from spacevllm.model.modeling import AlignOutput, GroundingOutput
 
 
 class CriterionConfig(Config):
@@ -51,19 +51,21 @@ class Criterion:
         terms["loss"] = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
         return terms
 
-    def alignment(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss of an ``align`` stage: of all visual tokens, a caption fits those its object covers best.
-
-        Args:
-            logits: (Q, T * P) of ``SpaceVLLM.align``.
+    def alignment(self, output: AlignOutput, batch: Batch) -> dict[str, Tensor]:
+        """The loss of an ``align`` stage: of all visual tokens, a caption fits those its object covers best, and what
+        they say together is its box.
 
         Returns:
-            ``alignment`` and ``loss``, the same scalar: divergence from the boxes' shares of the cells, in nats.
+            ``alignment``: divergence from the boxes' shares of the cells, in nats; ``l1``, ``giou``; their sum ``loss``
+            with the weights of the boxes' terms.
         """
-        wanted = batch.cell_shares * (batch.box_known & batch.in_span).unsqueeze(-1)  # (Q, T, P)
+        where = batch.box_known & batch.in_span  # (Q, T)
+        wanted = batch.cell_shares * where.unsqueeze(-1)  # (Q, T, P)
         asked = wanted.sum((1, 2)) > 0
-        loss = soft_cross_entropy(logits[asked], wanted.flatten(1)[asked])
-        return {"alignment": loss, "loss": loss}
+        terms = {"alignment": soft_cross_entropy(output.logits[asked], wanted.flatten(1)[asked])}
+        terms |= box_terms(output.boxes[where], batch.boxes[where])
+        terms["loss"] = terms["alignment"] + self.config.l1 * terms["l1"] + self.config.giou * terms["giou"]
+        return terms
 
     def _language(self, output: GroundingOutput) -> Tensor:
         each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)
@@ -77,19 +79,21 @@ class Criterion:
             untouched = 0.0 * output.space.boxes.sum()
             return {"l1": untouched, "giou": untouched, "attention": untouched}
         boxes, truth = output.space.boxes[where], batch.boxes[where]  # (N, 4)
-        giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
         logits = output.space.attention_logits[where]  # (N, P)
-        return {
-            "l1": (boxes - truth).abs().sum(-1).mean(),
-            "giou": (1 - giou).mean(),
-            "attention": soft_cross_entropy(logits, batch.cell_shares[where]),
-        }
+        return {**box_terms(boxes, truth), "attention": soft_cross_entropy(logits, batch.cell_shares[where])}
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
         timed = batch.pointer_index[:, 0] >= 0  # (Q,)
         if not timed.any():
             return 0.0 * logits.nan_to_num(neginf=0.0).sum()
         return soft_cross_entropy(logits[timed].flatten(0, 1), batch.pointer_target[timed].flatten(0, 1))
+
+
+def box_terms(boxes: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Means of the L1 distance (sum over four numbers) and of 1 - GIoU; both (N, 4) cxcywh in [0, 1], N may be 0."""
+    giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))  # (N,)
+    count = max(len(boxes), 1)
+    return {"l1": (boxes - truth).abs().sum() / count, "giou": (1 - giou).sum() / count}
 
 
 def soft_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
@@ -42,6 +43,17 @@ class GroundingOutput:
     space: SpaceOutput
     space_valid: Tensor
     pointer_logits: Tensor | None
+
+
+@dataclass
+class AlignOutput:
+    """Attributes:
+    logits: (Q, T * P), the projected token against the mean embedding of the caption's words, both normalised.
+    boxes: (Q, T, 4) cxcywh in [0, 1], read from the frame's tokens in the shares of their logits.
+    """
+
+    logits: Tensor
+    boxes: Tensor
 
 
 class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
@@ -89,7 +101,7 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
         x = _place(x, newline, self.model.image_newline.expand(int(newline.sum()), -1))
         return _place(x, kinds == Kind.QUERY, self.queries(query_ids))
 
-    def forward(self, batch: Batch, pointer: bool = False, align: bool = False) -> GroundingOutput | Tensor:
+    def forward(self, batch: Batch, pointer: bool = False, align: bool = False) -> GroundingOutput | AlignOutput:
         """A packed batch in one pass.
 
         Args:
@@ -120,24 +132,26 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
             pointer_logits=self._pointer(batch, out.hidden_states[-2]) if pointer else None,
         )
 
-    def align(self, batch: Batch) -> Tensor:
-        """How well every visual token fits every caption, without the language model between them.
+    def align(self, batch: Batch) -> AlignOutput:
+        """What every visual token and caption have in common, without the language model between them.
 
-        For a tower that starts from random weights: what SigLIP's own pre-training gives the full-size one.
-
-        Returns:
-            (Q, T * P) logits: the projected token against the mean embedding of the caption's words, both normalised.
+        For a tower that starts from random weights: what SigLIP's own pre-training gives the full-size one, and where
+        in its cell a thing lies, which boxes need.
         """
         is_cell = (batch.kinds == Kind.VIDEO_CELL) | (batch.kinds == Kind.IMAGE_CELL)
         x = self.embed(batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels, batch.image_pixels)
-        x = torch.nn.functional.layer_norm(x.float(), x.shape[-1:])
-        rows, visual_index = batch.question_row, batch.visual_index.flatten(1)[batch.question_row]
-        cells = _gather(x * is_cell.unsqueeze(-1), rows, visual_index)  # (Q, T * P, D)
+        x = F.layer_norm(x.float(), x.shape[-1:])
+        rows, visual_index = batch.question_row, batch.visual_index[batch.question_row]  # (Q, T, P)
+        cells = _gather(x * is_cell.unsqueeze(-1), rows, visual_index)  # (Q, T, P, D)
         words = self.get_input_embeddings()(batch.input_ids)
         caption = _gather(words, rows, batch.caption_index).sum(1)  # (Q, D): its mean, up to the normalisation
-        caption = torch.nn.functional.layer_norm(caption.float(), caption.shape[-1:])
-        logits = (cells @ caption.unsqueeze(-1)).squeeze(-1) * x.shape[-1] ** -0.5
-        return logits.masked_fill(visual_index < 0, float("-inf"))
+        caption = F.layer_norm(caption.float(), caption.shape[-1:])
+        logits = torch.einsum("qtpd,qd->qtp", cells, caption) * x.shape[-1] ** -0.5
+        logits = logits.masked_fill(visual_index < 0, float("-inf"))
+        with torch.autocast(x.device.type, enabled=False):
+            share = logits.float().nan_to_num(neginf=-1e9).softmax(-1)  # (Q, T, P), of each frame alone
+            boxes = self.space_decoder.read_box(torch.einsum("qtp,qtpd->qtd", share, cells))  # (Q, T, 4)
+        return AlignOutput(logits.flatten(1), boxes)
 
     def _attention(self, batch: Batch) -> dict[str, Any]:
         mask = batch.attention_mask()

@@ -91,5 +91,8 @@ class QueryGuidedSpaceDecoder(nn.Module):
                 visual, _ = self.read_caption[layer](visual, caption[:, None], caption_mask[:, None])  # (Q, T, P, D)
             query, logits = read_frame(query[:, :, None], visual, visual_mask)  # (Q, T, 1, D), (Q, T, 1, P)
             query = query[:, :, 0]  # (Q, T, D)
-        boxes = self.box_head(_norm(query)).float().sigmoid()  # (Q, T, 4)
-        return SpaceOutput(boxes, logits[:, :, 0], query)
+        return SpaceOutput(self.read_box(query), logits[:, :, 0], query)
+
+    def read_box(self, states: Tensor) -> Tensor:
+        """(..., D) → (..., 4) cxcywh in [0, 1]."""
+        return self.box_head(_norm(states)).float().sigmoid()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 import yaml
 
@@ -84,6 +87,9 @@ def test_demo_from_nothing_to_a_report(cli, ray, tmp_path):
         assert (out / result).exists(), result
         assert result == "mlflow.db" or result.removesuffix("/config.json") in printed
     assert f"mlflow ui --backend-store-uri sqlite:///{out / 'mlflow.db'}" in printed
+    with closing(sqlite3.connect(out / "mlflow.db")) as store:
+        runs = {name for (name,) in store.execute("SELECT name FROM runs")}
+    assert runs == {"build_unistg", "decode", "train", "evaluate", "ground"}
     saved = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "mlflow.db"}
 
     status, printed, error = cli("demo", "--out", out, *SMALL)

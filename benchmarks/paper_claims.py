@@ -1,0 +1,128 @@
+"""The paper's claims at small scale: one column of variants of the tiny model, the same data, steps and seeds.
+
+    python -m benchmarks.paper_claims --data runs/demo/data --out runs/claims --seeds 3
+
+Every variant starts from the same aligned tower (one a seed), so that what differs is the variant. Running again trains
+only what is missing. Writes OUT/claims.json and prints the table of docs/paper-claims.md: mean over seeds (± half the
+range).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines import evaluate, train
+from pipelines.cluster import ray_session
+from pipelines.evaluate import EvaluateConfig
+from pipelines.train.config import TrainJobConfig
+from spacevllm.config import load_config
+from spacevllm.predictor import Predictor
+
+RECIPE = Path(__file__).parents[1] / "jobs" / "configs" / "tiny.yaml"
+VARIANTS: dict[str, dict[str, str]] = {
+    "SpaceVLLM": {},
+    "(a) boxes as text coordinates": {"space_head": "text_coordinates"},
+    "(b) queries appended": {"query_layout": "appended"},
+    "(c) only the second cross-attention": {"decoder_cross_attention": "frame_only"},
+    "(d) learned attention": {"decoder_attention": "learned"},
+    "(e) times in a list": {"time_encoding": "list"},
+    "(f) caption first": {"prompt_order": "caption_first"},
+}
+ALIGN_STEPS = {"align": 500, "align_motion": 700}
+
+
+def main() -> None:
+    options = _options()
+    rows: dict[str, list[dict[str, float]]] = {}
+    with ray_session():
+        for seed in range(options.seeds):
+            start = _train(options, seed, "start", {}, _stages(**ALIGN_STEPS))
+            for name, fields in VARIANTS.items():
+                model = _train(options, seed, name, fields, _stages(stills=options.stills, videos=options.steps), start)
+                rows.setdefault(name, []).append(_score(options, seed, name, model))
+                _write(options, rows)
+    print(*table(rows), sep="\n")
+    print(f"\nscores: {Path(options.out, 'claims.json')}")
+
+
+def table(rows: Mapping[str, list[dict[str, float]]]) -> Iterator[str]:
+    """Markdown: a line a variant, a column a number, mean ± half the range over the seeds."""
+    names = list(next(iter(rows.values()))[0])
+    yield f"| variant | {' | '.join(names)} | seeds |"
+    yield "|---|" + "---|" * (len(names) + 1)
+    for variant, runs in rows.items():
+        yield f"| {variant} | {' | '.join(_cell([run[name] for run in runs]) for name in names)} | {len(runs)} |"
+
+
+def _cell(values: list[float]) -> str:
+    digits = 3 if max(values) <= 1 else 1
+    return f"{mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
+
+
+def _stages(**steps: int) -> dict[str, Any]:
+    recipe = load_config(TrainJobConfig, RECIPE, ["data=x", "out=x"])
+    return {name: recipe.stages[name].model_copy(update={"steps": count}) for name, count in steps.items()}
+
+
+def _train(
+    options: argparse.Namespace, seed: int, name: str, fields: dict[str, str], stages: dict[str, Any], init: str = ""
+) -> str:
+    """The model's folder."""
+    out = Path(options.out, str(seed), _slug(name))
+    recipe = load_config(TrainJobConfig, RECIPE, [f"data={options.data}", f"out={out}", f"train.seed={seed}"])
+    model = recipe.model.model_copy(update={"fields": fields, **({"init": init} if init else {})})
+    print(f"training {out}", flush=True)
+    train.run(recipe.model_copy(update={"stages": stages, "model": model}))
+    return str(out / "model")
+
+
+def _score(options: argparse.Namespace, seed: int, name: str, model: str) -> dict[str, float]:
+    out = str(Path(options.out, str(seed), _slug(name), "scores"))
+    summary = evaluate.run(EvaluateConfig(model=model, data=options.test_data or options.data, out=out))
+    stvg = summary["stvg"]["dense"]
+    return {
+        **{metric: stvg[metric] for metric in ("m_tIoU", "m_vIoU", "vIoU@0.5", "gt_vIoU")},
+        "REC acc": summary["rec"]["acc@0.5"],
+        **_cost(out, model),
+    }
+
+
+def _cost(out: str, model: str) -> dict[str, float]:
+    """Of an STVG question: tokens written and, with all questions about a video asked together, milliseconds."""
+    tokenizer = Predictor.load(model).processor.tokenizer
+    answers = pq.read_table(f"{out}/predictions").to_pylist()
+    videos = {row["video"]: row["predict_ms"] for row in answers if row["task"] != "rec"}
+    asked = sum(row["task"] != "rec" for row in answers)
+    written = [len(tokenizer(row["answer"]).input_ids) for row in answers if row["task"] == "stvg"]
+    return {"tokens a tube": mean(written), "ms a question": sum(videos.values()) / asked}
+
+
+def _write(options: argparse.Namespace, rows: Mapping[str, list[dict[str, float]]]) -> None:
+    about = {"steps": options.steps, "stills": options.stills, **ALIGN_STEPS}
+    Path(options.out, "claims.json").write_text(json.dumps({"about": about, "variants": rows}, indent=2))
+
+
+def _slug(name: str) -> str:
+    return name.strip("()").replace(") ", "-").replace(" ", "-")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="Uni-STG data set to train on")
+    parser.add_argument("--test-data", default="", help="data set to score on (default: the same one's test split)")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000, help="of the video stage")
+    parser.add_argument("--stills", type=int, default=300, help="of the still-image stage")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
