@@ -7,6 +7,7 @@ from tiny import clip, instance, make
 
 from spacevllm.data.collate import Collator, cell_shares
 from spacevllm.model.criterion import Criterion, CriterionConfig
+from spacevllm.model.modeling import AlignOutput
 
 
 def setup(*tasks: str, **fields):
@@ -94,7 +95,10 @@ def test_alignment_is_zero_when_the_captions_fit_what_their_objects_cover():
     _, batch = setup("stvg", "rec")
     criterion = Criterion(CriterionConfig())
     outside = batch.visual_index.flatten(1) < 0
-    blind = criterion.alignment(torch.zeros(outside.shape).masked_fill(outside, float("-inf")), batch)["loss"]
+    blank = torch.zeros(outside.shape).masked_fill(outside, float("-inf"))
+    blind = criterion.alignment(AlignOutput(blank, torch.full_like(batch.boxes, 0.1)), batch)
     wanted = (batch.cell_shares * batch.in_span.unsqueeze(-1)).flatten(1)
     fitting = wanted.clamp(min=1e-12).log().masked_fill(outside, float("-inf"))
-    assert criterion.alignment(fitting, batch)["loss"] < 1e-5 < blind
+    right = criterion.alignment(AlignOutput(fitting, batch.boxes), batch)
+    for term in ("alignment", "l1", "giou", "loss"):
+        assert right[term] < 1e-5 < blind[term], term
