@@ -58,7 +58,8 @@ def shared_prefix_attention(
     """
     if remembered is not None:
         assert attention_mask is not None
-        return _behind_remembered(query, (key, value), remembered[cast(int, module.layer_idx)], attention_mask, scaling), None
+        prefix = remembered[cast(int, module.layer_idx)]
+        return _behind_remembered(query, (key, value), prefix, attention_mask, scaling), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     cut = layout.prefix
