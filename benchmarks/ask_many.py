@@ -30,9 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="numbers of questions")
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 64], help="frames of the video")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="torch's; one suffers least from what else runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     counts = sorted({1, *options.counts})
     result = facts() | {
         "question_tokens": QUESTION_TOKENS,
