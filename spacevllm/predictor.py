@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from spacevllm.boxes import cxcywh_to_xyxy
+from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import ATTENTION, SpaceVLLM
@@ -31,18 +32,34 @@ class Predictor:
     Attributes:
         num_frames: frames it samples from a video. image_size: side of the square they are resized to.
         model_id: name of the model's folder. digest: 16 hex digits of the weights' SHA-256, ``""`` if never saved.
+        memories: videos that it need not read again, None: none are kept (with ``caption_first`` there is nothing that
+            a second question could share).
     """
 
-    def __init__(self, model: SpaceVLLM, processor: SpaceVLLMProcessor, model_id: str = "", digest: str = "") -> None:
+    def __init__(
+        self,
+        model: SpaceVLLM,
+        processor: SpaceVLLMProcessor,
+        model_id: str = "",
+        digest: str = "",
+        memories: VideoMemories | None = None,
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.num_frames = model.config.num_frames
         self.image_size = model.config.image_size
         self.model_id = model_id
         self.digest = digest
+        self.memories = memories if model.config.prompt_order == "video_first" else None
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Predictor:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        memories: VideoMemories | None = None,
+    ) -> Predictor:
         """From a ``save_pretrained`` folder; safetensors only.
 
         Raises:
@@ -59,29 +76,30 @@ class Predictor:
         model = SpaceVLLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION)
         processor = SpaceVLLMProcessor(PreTrainedTokenizerFast.from_pretrained(folder), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        return cls(model, processor, folder.resolve().name, _digest(weights))
+        return cls(model, processor, folder.resolve().name, _digest(weights), memories)
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""
         self.model.save_pretrained(path)
         self.processor.tokenizer.save_pretrained(path)
 
-    def ground(self, video: Video, questions: Sequence[str], task: str = "stvg") -> list[Tube]:
+    def ground(self, video: Video, questions: Sequence[str], task: str = "stvg", key: str = "") -> list[Tube]:
         """One tube for each question; the video is decoded and prefilled once.
 
         Args:
             task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tube has boxes, too).
+            key: of the video in ``memories``; a file has one of its own: path, size and time of change.
 
         Raises:
             VideoError: the video cannot be read.
         """
-        clip = self._clip(video)
+        clip = self._clip(video, task, key)
         answers = self._ask(clip, [Question(task, question) for question in questions])
         return [self._tube(clip, question, answer) for question, answer in zip(questions, answers, strict=True)]
 
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
         """One (4,) float32 xyxy box in pixels for each expression about an image."""
-        clip = self._clip(image)
+        clip = self._clip(image, "rec")
         answers = self._ask(clip, [Question("rec", expression) for expression in expressions])
         return [self._sampled_boxes(clip, answer, None)[0] for answer in answers]
 
@@ -89,12 +107,31 @@ class Predictor:
         self, video: Video, questions: Sequence[str], options: Sequence[Sequence[str]] | None = None
     ) -> list[str]:
         """Free text, or the letter of an option, for each question about a video or image."""
-        clip = self._clip(video)
+        clip = self._clip(video, "qa")
         choices = options or [()] * len(questions)
         asked = [Question("qa", question, o) for question, o in zip(questions, choices, strict=True)]
         return [self._text(answer) for answer in self._ask(clip, asked)]
 
-    def _clip(self, video: Video) -> SampledFrames:
+    def recall(self, key: str, task: str = "stvg") -> RememberedClip | None:
+        """The video behind ``key`` if it is remembered: ask it in place of the file, and nothing is decoded or read."""
+        if self.memories is None:
+            return None
+        return self.memories.get((key, self.model.config.has_queries(task)))
+
+    def _clip(self, video: Video, task: str, key: str = "") -> SampledFrames:
+        """The video's frames or, with ``memories``, what is remembered of them."""
+        if not isinstance(video, SampledFrames):
+            key = key or file_key(video)
+        if self.memories is None or not key or isinstance(video, RememberedClip):
+            return self._frames(video)
+        if remembered := self.recall(key, task):
+            return remembered
+        clip = self._frames(video)
+        clip = RememberedClip.of(clip, self._prefill(clip, Question(task, "")))
+        self.memories.put((key, self.model.config.has_queries(task)), clip)
+        return clip
+
+    def _frames(self, video: Video) -> SampledFrames:
         return video if isinstance(video, SampledFrames) else sample_frames(video, self.num_frames)
 
     def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Answer]:
@@ -117,6 +154,8 @@ class Predictor:
         return answers
 
     def _prefill(self, clip: SampledFrames, question: Question) -> VideoMemory:
+        if isinstance(clip, RememberedClip):
+            return clip.memory
         is_image, with_queries = clip.info.duration_s == 0, self.model.config.has_queries(question.task)
         if is_image:
             prefix = self.processor.image_prefix(with_queries, question)

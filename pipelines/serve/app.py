@@ -1,6 +1,7 @@
 """One Ray Serve deployment behind FastAPI: a video and questions come in, tubes go out.
 
-Decoding happens in a process that can be killed, so a hostile file costs its own request and nothing else. The model
+Decoding happens in a process that can be killed, so a hostile file costs its own request and nothing else. A video that
+is remembered from an earlier request, an upload by the hash of its bytes, is neither decoded nor read again. The model
 answers one request at a time; what waits in line is bounded by ``max_ongoing_requests`` and ``max_queued_requests``.
 """
 
@@ -8,6 +9,8 @@ answers one request at a time; what waits in line is bounded by ``max_ongoing_re
 
 import asyncio
 import logging
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +19,8 @@ from ray import serve
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import SCHEMA as PROBLEM_SCHEMA
 from pipelines.serve.problems import Problem, install_handlers
-from pipelines.serve.requests import GroundRequest, Query, local_file, read_query
+from pipelines.serve.requests import GroundRequest, Query, local_file, read_query, video_key
+from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
@@ -63,13 +67,16 @@ class GroundService:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        self.predictor = Predictor.load(config.model, config.device)
+        memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
+        self.predictor = Predictor.load(config.model, config.device, memories=memories)
         self.sampler = GuardedSampler(config.decode_timeout_s, config.decode_memory_mb)
         self.decoding, self.answering = asyncio.Lock(), asyncio.Lock()
 
     @app.get("/healthz", summary="Is the model loaded, and which one?")
-    async def healthz(self) -> dict[str, str]:
-        return {"status": "ok", "model": self.predictor.model_id, "digest": self.predictor.digest}
+    async def healthz(self) -> dict[str, Any]:
+        predictor = self.predictor
+        memories = asdict(predictor.memories.stats) if predictor.memories else None
+        return {"status": "ok", "model": predictor.model_id, "digest": predictor.digest, "memories": memories}
 
     @app.post(
         "/v1/ground",
@@ -85,9 +92,9 @@ class GroundService:
         """
         query = await read_query(request, self.config.max_upload_mb * 2**20, self.config.max_questions)
         async with self.decoding:
-            frames = await asyncio.to_thread(self._decode, query)
+            clip, key = await asyncio.to_thread(self._open, query)
         async with self.answering:
-            tubes = await asyncio.to_thread(self.predictor.ground, frames, query.questions)
+            tubes = await asyncio.to_thread(self.predictor.ground, clip, query.questions, key=key)
         return {
             "video": query.video,
             "model": self.predictor.model_id,
@@ -95,17 +102,22 @@ class GroundService:
             "tubes": [{**tube.to_dict(), "video": query.video} for tube in tubes],
         }
 
-    def _decode(self, query: Query) -> SampledFrames:
+    def _open(self, query: Query) -> tuple[SampledFrames, str]:
+        """The frames, or what is remembered of a video of the same bytes; and the key of these bytes."""
+        with local_file(query, self.config.media_root) as path:
+            key = video_key(query, path, self.config.media_root) if self.predictor.memories else ""
+            return self.predictor.recall(key) or self._decode(path, query), key
+
+    def _decode(self, path: Path, query: Query) -> SampledFrames:
         config = self.config
-        with local_file(query, config.media_root) as path:
-            try:
-                frames = self.sampler.sample(
-                    path, self.predictor.num_frames, max_pixels=config.max_pixels, max_frames=config.max_frames
-                )
-            except VideoError as error:
-                detail = str(error).replace(str(path), query.video)
-                log.warning("%s: %s", error.reason, detail)
-                raise Problem(422, error.reason, detail) from None
+        try:
+            frames = self.sampler.sample(
+                path, self.predictor.num_frames, max_pixels=config.max_pixels, max_frames=config.max_frames
+            )
+        except VideoError as error:
+            detail = str(error).replace(str(path), query.video)
+            log.warning("%s: %s", error.reason, detail)
+            raise Problem(422, error.reason, detail) from None
         if frames.info.duration_s == 0:
             raise Problem(422, "still_image", f"{query.video} is a picture: it has no time to ask about")
         return frames

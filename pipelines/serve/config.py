@@ -19,6 +19,8 @@ class ServeConfig(Config):
         max_questions: cap of questions in one request.
         decode_timeout_s, decode_memory_mb: a video that takes more time or memory to decode is refused.
         max_pixels, max_frames: largest picture (width × height) and longest video taken.
+        memory_mb: MiB on the device for videos that were asked about, so that asking again reads nothing; 0: none.
+        host_memory_mb: MiB of host memory for those that have to leave the device.
         max_ongoing_requests, max_queued_requests: beyond both, a request gets 503 at once.
     """
 
@@ -33,5 +35,7 @@ class ServeConfig(Config):
     decode_memory_mb: int | None = Field(4096, ge=64)
     max_pixels: int = Field(4096 * 2304, ge=1)
     max_frames: int = Field(200_000, ge=1)
+    memory_mb: int = Field(2048, ge=0)
+    host_memory_mb: int = Field(0, ge=0)
     max_ongoing_requests: int = Field(4, ge=1)
     max_queued_requests: int = Field(32, ge=1)

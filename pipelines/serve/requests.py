@@ -5,6 +5,7 @@ Nothing that a client sends names a file of this machine, unless it lies below t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -122,6 +123,17 @@ def local_file(query: Query, media_root: str) -> Iterator[Path]:
         raise Problem(404, "missing_video", f"{query.video}: no such video below the media root")
     with storage.local_copy(uri) as path:
         yield Path(path)
+
+
+def video_key(query: Query, path: Path, media_root: str) -> str:
+    """What names the bytes of the video: an upload's SHA-256 (names that a client gives mean nothing), a file's address
+    and version; ``""`` if neither can be had."""
+    if query.upload is None:
+        uri = resolve(query.video, media_root)
+        version = storage.version(uri)
+        return f"{uri}:{version}" if version else ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve(video: str, media_root: str) -> str:

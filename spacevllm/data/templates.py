@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from spacevllm.data.instance import Instance
 from spacevllm.model.answers import format_boxes, format_span
 from spacevllm.tube import Span
+
+if TYPE_CHECKING:  # the model reads these words, too, and needs no pyarrow for it
+    from spacevllm.data.instance import Instance
 
 INSTRUCTIONS: dict[str, str] = {
     "stvg": "When and where: {question}",

@@ -1,13 +1,17 @@
 """Attention for rows of one prefix and K questions: the prefix reads itself once, each question reads prefix + itself.
 
 The same result as a (L, L) block-diagonal mask at the cost of P² / 2 + K·S·(P + S) instead of (P + K·S)². Registered
-under ``shared_prefix``; without a layout it is transformers' own ``sdpa``.
+under ``shared_prefix``; without a layout or a remembered prefix it is transformers' own ``sdpa``.
+
+Behind a remembered prefix all K questions read its one copy as one long row of queries, without a mask; each reads its
+own tokens apart, and the two are joined by their log-sum-exps, which is exact (Hydragen, arXiv 2402.05099).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +21,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 SHARED_PREFIX = "shared_prefix"
+_LOGITS_AT_ONCE = 1 << 26  # bounds the memory where no fused kernel gives the log-sum-exp
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of one layer, (1, Hk, P, d) each, rotated."""
 
 
 @dataclass
@@ -39,9 +47,19 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     layout: PrefixLayout | None = None,
+    remembered: Sequence[KeyValue] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, H, L, d), key and value (B, Hk, L, d) → (B, L, H, d)."""
+    """query (B, H, L, d), key and value (B, Hk, L, d) → (B, L, H, d).
+
+    Args:
+        attention_mask: (B, 1, L, N) bool; behind a remembered prefix (K, 1, S, N), over the questions' own N tokens.
+        remembered: keys and values of the prefix, one entry a layer; key and value then hold what came after it.
+    """
+    if remembered is not None:
+        assert attention_mask is not None
+        prefix = remembered[cast(int, module.layer_idx)]
+        return _behind_remembered(query, (key, value), prefix, attention_mask, scaling), None
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     cut = layout.prefix
@@ -54,6 +72,46 @@ def shared_prefix_attention(
         answer = answer.view(batch, -1, heads, layout.segment, width).transpose(1, 2).flatten(2, 3)  # (B, H, K·S, d)
         out = torch.cat([out, answer], dim=2)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _behind_remembered(query: Tensor, own: KeyValue, prefix: KeyValue, mask: Tensor, scaling: float | None) -> Tensor:
+    """query (K, H, S, d), own (K, Hk, N, d), prefix (1, Hk, P, d), mask (K, 1, S, N) → (K, S, H, d)."""
+    count, heads, length, width = query.shape
+    scale = scaling or width**-0.5
+    grouped = query.view(count, own[0].shape[1], -1, length, width)  # (K, Hk, G, S, d)
+    row = grouped.permute(1, 2, 0, 3, 4).flatten(1, 3).unsqueeze(0)  # (1, Hk, G·K·S, d): G heads read the same keys
+    far, far_weight = _attend_all(row, prefix, scale)
+    unrow = (grouped.shape[1], grouped.shape[2], count, length, -1)  # (Hk, G, K, S, ·)
+    far, far_weight = (x.view(unrow).permute(2, 0, 1, 3, 4) for x in (far, far_weight))  # (K, Hk, G, S, ·)
+    logits = (grouped @ own[0].unsqueeze(2).transpose(-1, -2)).float() * scale  # (K, Hk, G, S, N)
+    logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
+    near = logits.softmax(-1).to(query.dtype) @ own[1].unsqueeze(2)  # (K, Hk, G, S, d)
+    share = (far_weight - logits.logsumexp(-1, keepdim=True)).sigmoid()  # of the prefix in the whole softmax
+    out = near + share * (far.float() - near.float())
+    return out.to(query.dtype).view(count, heads, length, width).transpose(1, 2).contiguous()
+
+
+def _attend_all(query: Tensor, memory: KeyValue, scale: float) -> tuple[Tensor, Tensor]:
+    """Every query (1, Hk, N, d) reads all of memory (1, Hk, P, d): (1, Hk, N, d), and the logits' log-sum-exp as fp32
+    (1, Hk, N, 1)."""
+    key, value = memory
+    if query.device.type == "cpu":
+        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
+        return out, weight.unsqueeze(-1)
+    if query.device.type == "cuda" and query.dtype != torch.float32:
+        out, weight = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+        return out, weight.unsqueeze(-1)
+    return attend_in_pieces(query, key, value, scale)
+
+
+def attend_in_pieces(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """``_attend_all`` in plain torch, for devices and types without a fused kernel."""
+    pieces = []
+    for part in query.split(max(1, _LOGITS_AT_ONCE // (key.shape[1] * key.shape[2])), dim=2):
+        logits = (part @ key.transpose(-1, -2)).float() * scale  # (1, Hk, n, P)
+        pieces.append((logits.softmax(-1).to(value.dtype) @ value, logits.logsumexp(-1, keepdim=True)))
+    out, weight = (torch.cat(x, dim=2) for x in zip(*pieces, strict=True))
+    return out, weight
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -1,34 +1,62 @@
 """A prefilled video, asked many times.
 
 With the video first, everything up to the question is independent of it: prefill once, keep the KV cache and the
-states of the visual tokens and queries, then answer K questions in one batch at the cost of their own tokens.
+states of the visual tokens and queries, then answer K questions in one batch at the cost of their own tokens. The
+memory of one answer is that of its own tokens, too: nothing of the prefix is copied (see ``attention``).
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, DynamicCache
 
+from spacevllm.model.attention import SHARED_PREFIX, KeyValue
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Prefix, Segment
 
+_DECODED_AT_ONCE = 1 << 24  # states in one pass of the space decoder, which holds several copies of them
 
-@dataclass
+
+@dataclass(frozen=True)
 class VideoMemory:
-    """cache: keys and values of the prefix, one row. visual: (T, P, D), query: (T, D) last-layer states; T == 0
-    in ``query`` for a prefix without queries. length: tokens of the prefix. caption: (M, D) states of the caption that
-    stands in the prefix (``caption_first``), which then is the memory of one question."""
+    """A read video; asking changes nothing in it, so that one memory serves many askers.
 
-    cache: Cache
+    Attributes:
+        layers: keys and values of the prefix, (1, Hk, P, d) each. length: its tokens.
+        visual: (T, P, D), query: (T, D) last-layer states; T == 0 in ``query`` for a prefix without queries.
+        caption: (M, D) states of the caption that stands in the prefix (``caption_first``), which then is the memory of
+            one question.
+    """
+
+    layers: list[KeyValue]
     visual: Tensor
     query: Tensor
     length: int
     caption: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds, in bytes."""
+        states = [self.visual, self.query, *([] if self.caption is None else [self.caption])]
+        return sum(x.nbytes for x in (*chain.from_iterable(self.layers), *states))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> VideoMemory:
+        """The same on another device or in another precision; itself where nothing changes."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, dtype)
+
+        if self.visual is move(self.visual):
+            return self
+        caption = None if self.caption is None else move(self.caption)
+        layers = [(move(key), move(value)) for key, value in self.layers]
+        return VideoMemory(layers, move(self.visual), move(self.query), self.length, caption)
 
 
 @dataclass
@@ -52,11 +80,11 @@ def prefill(model: SpaceVLLM, prefix: Prefix, pixels: Tensor, is_image: bool) ->
     out = model.model.language_model(inputs_embeds=x, use_cache=True)
     states = out.last_hidden_state[0]  # (P, D)
     return VideoMemory(
-        cache=out.past_key_values,
+        layers=[(layer.keys, layer.values) for layer in out.past_key_values.layers],
         visual=states[torch.from_numpy(prefix.visual_index(len(pixels))).to(device)],
         query=states[torch.from_numpy(prefix.query_index()).to(device)],
         length=len(prefix.ids),
-        caption=states[slice(*prefix.caption)] if prefix.caption else None,
+        caption=states[slice(*prefix.caption)].clone() if prefix.caption else None,  # a view would hold all states
     )
 
 
@@ -64,68 +92,117 @@ def prefill(model: SpaceVLLM, prefix: Prefix, pixels: Tensor, is_image: bool) ->
 def ask(
     model: SpaceVLLM, memory: VideoMemory, segments: Sequence[Segment], end_of_turn: int, max_new_tokens: int = 32
 ) -> list[Answer]:
-    """Greedy answers to K questions in one batch, boxes for every frame at once."""
-    count, longest = len(segments), max(len(s.ids) for s in segments)
-    ids = torch.zeros(count, longest, dtype=torch.long, device=model.device)
-    real = torch.zeros(count, longest, dtype=torch.long, device=model.device)
-    for k, segment in enumerate(segments):
-        ids[k, : len(segment.ids)] = torch.tensor(segment.ids)
-        real[k, : len(segment.ids)] = 1
-    cache = copy.deepcopy(memory.cache)
-    cache.batch_repeat_interleave(count)
-    mask = torch.cat([real.new_ones(count, memory.length), real], dim=1)  # (K, P + S)
-    position = memory.length + torch.arange(longest, device=model.device).expand(count, -1)
-    out = model.model.language_model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-    )
-    states = out.last_hidden_state  # (K, S, D)
-    last = states[torch.arange(count), real.sum(1) - 1]  # (K, D)
-    tokens, confidence = _generate(model, last, mask, memory.length + real.sum(1), cache, end_of_turn, max_new_tokens)
-    boxes = _boxes(model, memory, states, segments) if len(memory.query) else [None] * count
+    """Greedy answers to K questions at once, boxes for every frame; all read the memory's one copy of the prefix.
+
+    Raises:
+        ValueError: the model was not built with ``ATTENTION``, and would not look at the memory.
+    """
+    if model.config.text._attn_implementation != SHARED_PREFIX:
+        raise ValueError(
+            f"asking a memory needs attention {SHARED_PREFIX!r}: make the model by build or Predictor.load"
+        )
+    ids, real = _pad(segments, model.device)  # (K, S)
+    position = memory.length + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+    tails = DynamicCache()
+    states = _read(model, memory, tails, ids, (real[:, None] & causal)[:, None], position)  # (K, S, D)
+    lengths = real.sum(1)  # (K,)
+    last = states[torch.arange(len(ids), device=ids.device), lengths - 1]  # (K, D)
+    boxes = _boxes(model, memory, states, segments) if len(memory.query) else [None] * len(ids)
+    written = _Decoding(tails, real, memory.length + lengths)
+    tokens, confidence = _generate(model, memory, last, written, end_of_turn, max_new_tokens)
     return [Answer(*answer) for answer in zip(tokens, confidence, boxes, strict=True)]
 
 
+def _pad(segments: Sequence[Segment], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(K, S) token ids, padded on the right, and (K, S) bool, True where they are real."""
+    rows = [torch.tensor(segment.ids) for segment in segments]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)
+
+
+def _read(model: SpaceVLLM, memory: VideoMemory, tails: Cache, ids: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    """(K, S, D) last-layer states of K rows behind one prefix.
+
+    Args:
+        tails: what stands between the prefix and these tokens; they are added to it.
+        ids, position: (K, S). mask: (K, 1, S, N) bool, over tails and these tokens.
+    """
+    out = model.model.language_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=tails,
+        use_cache=True,
+        remembered=memory.layers,
+    )
+    return out.last_hidden_state
+
+
+@dataclass
+class _Decoding:
+    """The rows that still write. tails: their keys and values behind the prefix. real: (K, N) bool, which of these are
+    no padding. position: (K,) where the next token will stand."""
+
+    tails: DynamicCache
+    real: Tensor
+    position: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all but these rows, (K',) int."""
+        self.tails.batch_select_indices(rows)
+        self.real, self.position = self.real[rows], self.position[rows]
+
+
 def _generate(
-    model: SpaceVLLM, last: Tensor, mask: Tensor, position: Tensor, cache: Cache, end_of_turn: int, limit: int
+    model: SpaceVLLM, memory: VideoMemory, last: Tensor, decoding: _Decoding, end_of_turn: int, limit: int
 ) -> tuple[list[list[int]], list[float]]:
-    """last: (K, D) states that predict the first token; position: (K,) where it will stand."""
+    """Tokens and confidence of each question; last: (K, D) states that predict the first token."""
     tokens: list[list[int]] = [[] for _ in last]
-    log_p = [0.0] * len(tokens)
-    open_rows = set(range(len(tokens)))
-    for _ in range(limit):
-        scores, chosen = model.lm_head(last).float().log_softmax(-1).max(-1)  # (K,), (K,)
-        for k, (token, score) in enumerate(zip(chosen.tolist(), scores.tolist(), strict=True)):
-            if k not in open_rows:
-                continue
-            log_p[k] += score
-            if token == end_of_turn:
-                open_rows.discard(k)
-            else:
-                tokens[k].append(token)
-        if not open_rows:
+    scores: list[list[float]] = [[] for _ in last]
+    open_rows = list(range(len(last)))
+    for step in range(limit):
+        log_p, chosen = model.lm_head(last).float().log_softmax(-1).max(-1)  # (K',), (K',)
+        for k, token, score in zip(open_rows, chosen.tolist(), log_p.tolist(), strict=True):
+            tokens[k].append(token)
+            scores[k].append(score)
+        still = [i for i, k in enumerate(open_rows) if tokens[k][-1] != end_of_turn]
+        if not still or step == limit - 1:
             break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        out = model.model.language_model(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        last, position = out.last_hidden_state[:, -1], position + 1
-    written = [len(t) + (k not in open_rows) for k, t in enumerate(tokens)]
-    return tokens, [float(torch.tensor(p / max(n, 1)).exp()) for p, n in zip(log_p, written, strict=True)]
+        if len(still) < len(open_rows):
+            rows = torch.tensor(still, device=last.device)
+            decoding.keep(rows)
+            chosen, open_rows = chosen[rows], [open_rows[i] for i in still]
+        last = _step(model, memory, decoding, chosen)
+    ends = [row[:-1] if row and row[-1] == end_of_turn else row for row in tokens]
+    return ends, [math.exp(sum(s) / max(len(s), 1)) for s in scores]
+
+
+def _step(model: SpaceVLLM, memory: VideoMemory, decoding: _Decoding, chosen: Tensor) -> Tensor:
+    """(K, D) states behind one more token each; chosen: (K,)."""
+    decoding.real = torch.cat([decoding.real, decoding.real.new_ones(len(chosen), 1)], dim=1)
+    mask, position = decoding.real[:, None, None], decoding.position[:, None]  # (K, 1, 1, N), (K, 1)
+    decoding.position = decoding.position + 1
+    return _read(model, memory, decoding.tails, chosen[:, None], mask, position)[:, 0]
 
 
 def _boxes(model: SpaceVLLM, memory: VideoMemory, states: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
+    """(T, 4) boxes a question; as many questions at once as their enhanced visual tokens take little memory."""
     captions = [_caption(memory, state, segment) for state, segment in zip(states, segments, strict=True)]
-    caption = torch.nn.utils.rnn.pad_sequence(captions, batch_first=True)  # (K, M, D)
-    sizes = torch.tensor([len(c) for c in captions], device=states.device)
-    caption_mask = torch.arange(caption.shape[1], device=states.device) < sizes[:, None]  # (K, M)
-    count = len(segments)
-    visual, query = memory.visual.expand(count, -1, -1, -1), memory.query.expand(count, -1, -1)
-    seen = torch.ones(visual.shape[:-1], dtype=torch.bool, device=states.device)
-    return list(model.decode_boxes(visual, query, caption, seen, caption_mask).boxes.cpu())
+    step = max(1, _DECODED_AT_ONCE // memory.visual.numel())
+    blocks = [captions[i : i + step] for i in range(0, len(captions), step)]
+    return [box for block in blocks for box in _decode(model, memory, block)]
+
+
+def _decode(model: SpaceVLLM, memory: VideoMemory, captions: Sequence[Tensor]) -> Tensor:
+    """captions: K times (M, D) → (K, T, 4) on the CPU."""
+    caption = torch.nn.utils.rnn.pad_sequence(list(captions), batch_first=True)  # (K, M, D)
+    sizes = torch.tensor([len(c) for c in captions], device=caption.device)
+    caption_mask = torch.arange(caption.shape[1], device=caption.device) < sizes[:, None]  # (K, M)
+    visual, query = (x.expand(len(captions), *x.shape) for x in (memory.visual, memory.query))
+    seen = torch.ones(visual.shape[:-1], dtype=torch.bool, device=caption.device)
+    return model.decode_boxes(visual, query, caption, seen, caption_mask).boxes.cpu()
 
 
 def _caption(memory: VideoMemory, states: Tensor, segment: Segment) -> Tensor:

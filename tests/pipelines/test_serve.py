@@ -107,6 +107,26 @@ def test_video_below_the_media_root(client, media):
 
 
 @pytest.mark.slow
+def test_the_same_bytes_are_read_once_whatever_their_name(client, media, tmp_path):
+    def memories():
+        return client.get("/healthz").json()["memories"]
+
+    def tubes(answer):  # the last digits may differ, and with them the confidence
+        return [tube | {"confidence": None, "video": None} for tube in answer.json()["tubes"]]
+
+    first = tubes(upload(client, media / "clip.mp4"))
+    before = memories()
+    (tmp_path / "other.mp4").write_bytes((media / "clip.mp4").read_bytes())
+    again = upload(client, tmp_path / "other.mp4")
+    assert again.json()["tubes"][0]["video"] == "other.mp4"
+    assert tubes(again) == first
+    assert memories() == before | {"hits": before["hits"] + 1}
+    for _ in range(2):
+        assert tubes(ask(client, video="clip.mp4", questions=QUESTIONS)) == first
+    assert memories()["hits"] >= before["hits"] + 2 and 0 < memories()["bytes"] < 2 << 20
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "video", ["../outside.mp4", "/etc/passwd", "link.mp4", "file:///etc/passwd", "https://x/a.mp4"]
 )

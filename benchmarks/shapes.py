@@ -1,0 +1,116 @@
+"""Models with random weights and what they read, without tokenizer or video: speed does not depend on what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from spacevllm.model.batch import Batch, Kind
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.modeling import ATTENTION, SpaceVLLM
+from spacevllm.model.processing import Prefix, Segment
+
+OPENING_TOKENS, TIME_TOKENS = 14, 7  # system turn; each frame's time in the list of LLaVA-Video's instruction
+QUESTION_TOKENS, CAPTION = 40, (8, 28)
+
+
+def full_config() -> SpaceVLLMConfig:
+    """LLaVA-Video-7B's sizes: SigLIP-so400m-patch14-384 and Qwen2-7B."""
+    vision = {
+        "model_type": "siglip_vision_model",
+        "image_size": 384,
+        "patch_size": 14,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "vision_use_head": False,
+    }
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+    }
+    return SpaceVLLMConfig(vision_config=vision, text_config=text)
+
+
+def small_config(num_frames: int = 8) -> SpaceVLLMConfig:
+    """The tiny recipe's sizes."""
+    return tiny_config(512, text={"max_position_embeddings": 8192}, num_frames=num_frames)
+
+
+SHAPES: dict[str, Callable[[], SpaceVLLMConfig]] = {"7b": full_config, "tiny": small_config}
+
+
+def random_model(config: SpaceVLLMConfig, device: str, dtype: torch.dtype) -> SpaceVLLM:
+    """Made on the device; box head in fp32, as it is trained."""
+    with torch.device(device):
+        model = SpaceVLLM._from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+    model.space_decoder.float()
+    return model.eval()
+
+
+def video_prefix(config: SpaceVLLMConfig) -> Prefix:
+    """A video of ``num_frames`` frames, as ``SpaceVLLMProcessor.video_prefix`` lays it out."""
+    prefix, grid = Prefix(), config.grid(pooled=True)
+    prefix.add_text([1] * OPENING_TOKENS)
+    for frame in range(config.num_frames):
+        for _ in range(grid):
+            prefix.add(Kind.VIDEO_CELL, grid)
+            prefix.add(Kind.NEWLINE)
+        prefix.add_queries([frame])
+    prefix.add_text([1] * (TIME_TOKENS * config.num_frames + 40))
+    return prefix
+
+
+def video_pixels(config: SpaceVLLMConfig, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """(T, C, S, S)"""
+    shape = (config.num_frames, config.vision.num_channels, config.image_size, config.image_size)
+    return torch.randn(shape, device=device, dtype=dtype)
+
+
+def questions(count: int) -> list[Segment]:
+    return [Segment([2 + k % 400] * QUESTION_TOKENS, QUESTION_TOKENS, CAPTION) for k in range(count)]
+
+
+def training_row(config: SpaceVLLMConfig, count: int, answer: int, device: str, dtype: torch.dtype) -> Batch:
+    """One row: a video and ``count`` questions with answers of ``answer`` tokens."""
+    prefix, segment = video_prefix(config), QUESTION_TOKENS + answer
+    begin, frames = len(prefix.ids), config.num_frames
+    ids = torch.tensor(prefix.ids + [2] * segment * count)
+    place = torch.arange(segment).repeat(count)  # (K * S,)
+    answered = torch.cat([torch.zeros(begin, dtype=torch.bool), place >= QUESTION_TOKENS])
+    visual, starts = torch.from_numpy(prefix.visual_index(frames)), begin + segment * torch.arange(count)
+    boxes = torch.full((count, frames, 4), 0.5)
+    yes = torch.ones(count, frames, dtype=torch.bool)
+    batch = Batch(
+        input_ids=ids[None],
+        kinds=torch.tensor(prefix.kinds + [Kind.TEXT] * segment * count)[None],
+        segments=torch.cat([torch.zeros(begin), 1 + torch.arange(count).repeat_interleave(segment)]).long()[None],
+        position_ids=torch.cat([torch.arange(begin), begin + place])[None],
+        labels=torch.where(answered, ids, -100)[None],
+        label_weights=answered.float()[None],
+        video_pixels=video_pixels(config, device, dtype),
+        image_pixels=video_pixels(config, device, dtype)[:0],
+        query_ids=torch.tensor(prefix.query_ids),
+        visual_index=visual[None],
+        query_index=torch.from_numpy(prefix.query_index())[None],
+        question_row=torch.zeros(count, dtype=torch.long),
+        caption_index=starts[:, None] + torch.arange(*CAPTION),
+        boxes=boxes,
+        cell_shares=torch.zeros(count, *visual.shape),
+        box_known=yes,
+        in_span=yes,
+        pointer_index=torch.full((count, 2), -1),
+        pointer_target=torch.zeros(count, 2, visual.numel()),
+        tasks=torch.zeros(count, dtype=torch.long),
+        prefix_length=begin,
+        segment_length=segment,
+    )
+    return batch.to(device)

@@ -1,0 +1,116 @@
+"""The benchmarks run, count right, and need what they say they need. Their figures are no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import RESULTS, facts, median_ratio, rounds
+from benchmarks.flops import Flops
+from benchmarks.gpu import named_peak
+from benchmarks.shapes import full_config, random_model, small_config, training_row, video_pixels, video_prefix
+from spacevllm.model.memory import prefill
+
+ROOT = Path(__file__).parents[2]
+NOT_ON_A_BARE_MACHINE = "ray deepspeed mlflow av decord pyarrow pydantic peft s3fs PIL accelerate pandas fastapi"
+BARE = f"""
+import runpy, sys
+for name in {NOT_ON_A_BARE_MACHINE!r}.split():
+    sys.modules[name] = None  # an import of it fails
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*command):
+    ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(Path(ended.stdout.splitlines()[-1]).read_text())
+
+
+def test_gpu_needs_torch_and_transformers_only(tmp_path):
+    options = ["--shape", "tiny", "--rounds", "1", "--counts", "2", "--new-tokens", "2", "--out", str(tmp_path)]
+    result = run("-c", BARE, "benchmarks.gpu", *options)
+    names = ["prefill", "ask", "decode", "space_decoder", "train_step", "train_step"]
+    assert [stage["stage"] for stage in result["stages"]] == names
+    assert all(stage["model_tflop"] > 0 for stage in result["stages"])
+    assert result["commit"] and result["versions"]["torch"] == torch.__version__
+    if not torch.cuda.is_available():
+        assert result["peak_tflops"] is None and all(stage["mfu"] is None for stage in result["stages"])
+
+
+def test_ask_many_compares_three_ways(tmp_path):
+    options = ["--counts", "2", "--frames", "2", "--rounds", "1", "--out", str(tmp_path)]
+    [video] = run("-m", "benchmarks.ask_many", *options)["videos"]
+    one, two = video["questions"]
+    assert (one["n"], two["n"]) == (1, 2)
+    assert two["uncached_over_batched"] > 0 and "later_question_over_first_one_by_one" in two
+
+
+@pytest.mark.parametrize(
+    ("card", "peak"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H20", 148),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10G", None),
+        ("Some Card 9000", None),
+    ],
+)
+def test_peaks_by_name(card, peak):
+    assert named_peak(card) == peak
+
+
+def test_flops_are_those_that_torch_counts():
+    config = small_config()
+    model = random_model(config, "cpu", torch.float32)
+    model.set_attn_implementation("eager")  # torch does not count the fused CPU kernel
+    flops, prefix, pixels = Flops(model), video_prefix(config), video_pixels(config, "cpu", torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        prefill(model, prefix, pixels, False)
+    length, text = len(prefix.ids), config.text
+    patch = 2 * model.model.vision_tower.embeddings.patch_embedding.weight.numel() * flops.patches * config.num_frames
+    # what torch counts and we do not: the patch embedding, the masked half of causal attention
+    masked = 4 * (length**2 - length * (length + 1) / 2) * text.hidden_size * text.num_hidden_layers
+    ours = flops.vision(config.num_frames) + flops.language(0, length) + patch + masked
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_full_shape_is_that_of_the_paper():
+    config = full_config()
+    model = random_model(config, "meta", torch.bfloat16)
+    assert 8.0e9 < sum(p.numel() for p in model.parameters()) < 8.1e9
+    assert Flops(model).language_weights == 6_525_288_448
+    prefix = video_prefix(config)
+    assert prefix.visual_index(64).shape == (64, 196) and len(prefix.query_ids) == 64
+    assert 13_440 + 64 < len(prefix.ids) < 14_100
+
+
+def test_a_training_row_is_one_that_the_model_learns_from():
+    config = small_config(2)
+    model = random_model(config, "cpu", torch.float32)
+    output = model(training_row(config, 3, 5, "cpu", torch.float32))
+    assert output.logits.shape == (15, 512) and output.space.boxes.shape == (3, 2, 4) and output.space_valid.all()
+
+
+def test_sides_take_turns():
+    seen = []
+    taken = rounds({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2)
+    assert "".join(seen) == "ababab" and [len(times) for times in taken.values()] == [2, 2]
+    assert median_ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+    assert facts()["machine"]["cores"] >= 1
+
+
+def test_every_result_says_where_it_was_measured_or_that_it_was_not():
+    for path in RESULTS.glob("*.json"):
+        result = json.loads(path.read_text())
+        measured = {"machine", "versions", "commit"} <= result.keys()
+        assert measured or result["measured"] is False, path.name
