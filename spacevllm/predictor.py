@@ -11,7 +11,7 @@ import torch
 
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.model.answers import parse_boxes, parse_span
-from spacevllm.model.checkpoints import load_model, load_tokenizer
+from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
@@ -50,8 +50,9 @@ class Predictor:
             CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
+        tokenizer = load_tokenizer(folder, read_config(folder).text.vocab_size)
         model = load_model(folder, dtype)
-        processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
+        processor = SpaceVLLMProcessor(tokenizer, model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
         return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)))
 

@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, LlavaOnevisionConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-# config.json of Qwen/Qwen2-7B-Instruct and of lmms-lab/LLaVA-Video-7B-Qwen2, which agree
+# of LLaVA-Video-7B: config.json of lmms-lab/llava-onevision-qwen2-7b-ov, which it continues
 QWEN2_7B: dict[str, Any] = {
     "vocab_size": 152064,
     "hidden_size": 3584,
