@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging
 
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.answers import parse_boxes, parse_span
+from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
-from spacevllm.model.modeling import ATTENTION, SpaceVLLM
+from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.weights import weight_files
 from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
 from spacevllm.video.reader import SampledFrames, sample_frames
 from spacevllm.video.resize import resize_frames
@@ -59,24 +60,23 @@ class Predictor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         memories: VideoMemories | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> Predictor:
-        """From a ``save_pretrained`` folder; safetensors only.
+        """From a model folder, see ``load_model``; safetensors only.
+
+        Args:
+            fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
 
         Raises:
             FileNotFoundError: not a model folder; the message says what is missing.
+            CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
-        for name in ("config.json", "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}")
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise FileNotFoundError(f"{folder} has no *.safetensors (pickled weights are refused)")
-        logging.disable_progress_bar()  # every stage shows one line of its own
-        model = SpaceVLLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION)
-        processor = SpaceVLLMProcessor(PreTrainedTokenizerFast.from_pretrained(folder), model.config)
+        tokenizer = load_tokenizer(folder, read_config(folder).text.vocab_size)
+        model = load_model(folder, dtype, fields=fields)
+        processor = SpaceVLLMProcessor(tokenizer, model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        return cls(model, processor, folder.resolve().name, _digest(weights), memories)
+        return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)), memories)
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""
