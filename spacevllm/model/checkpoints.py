@@ -83,7 +83,7 @@ def load_model(
     Args:
         dtype: of the weights in memory, whatever the files hold.
         seed: of the fresh modules, so that all workers start from the same.
-        fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
+        fields: of ``SpaceVLLMConfig``, that shall differ from the folder's; new modules that they add are fresh.
 
     Raises:
         CheckpointError: damaged files, or weights that do not fit; the message lists them.
@@ -93,13 +93,15 @@ def load_model(
     config = read_config(folder, fields)
     stored = read_tables(weight_files(folder))
     own = read_json(folder / "config.json")["model_type"] == "spacevllm"
-    fresh = {} if own else fresh_modules(config, seed)
+    fresh = {} if own and not fields else fresh_modules(config, seed)
+    fresh = {name: weight for name, weight in fresh.items() if name not in stored}
     found = {name: entry.shape for name, entry in stored.items()} | {n: tuple(w.shape) for n, w in fresh.items()}
     check_fit(folder, expected_shapes(config), found, {"lm_head.weight"} if config.tie_word_embeddings else ())
     if fresh:
+        modules = sorted({name.split(".")[0] for name in fresh})
         warnings.warn(
-            f"{folder} is a base model: {' and '.join(NEW_MODULES)} start from random weights (seed {seed}); train "
-            f"before asking for boxes",
+            f"{folder} lacks weights of {' and '.join(modules)}: they start at random (seed {seed}); train before "
+            f"asking for boxes",
             stacklevel=2,
         )
     logging.disable_progress_bar()  # every stage shows one line of its own

@@ -22,7 +22,7 @@ from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.weights import CheckpointError
 from spacevllm.predictor import Predictor
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is a base model")
+pytestmark = pytest.mark.filterwarnings("ignore:.*lacks weights of")
 
 
 @pytest.fixture(scope="module")
