@@ -17,6 +17,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+Clock = Callable[[], float]
 
 
 def facts(device: str = "cpu") -> dict[str, Any]:
@@ -58,24 +59,29 @@ def write_result(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -
     return path
 
 
-def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
-    """Wall time of one call, the device's work included."""
+def seconds(run: Callable[[], Any], device: str = "cpu", clock: Clock = time.perf_counter) -> float:
+    """Of one call, the device's work included."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def rounds(sides: Mapping[str, Callable[[], Any]], count: int, device: str = "cpu") -> dict[str, list[float]]:
+def rounds(
+    sides: Mapping[str, Callable[[], Any]], count: int, device: str = "cpu", clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every side in each of ``count`` rounds, after one that is not counted.
 
     A round runs every side once, so that whatever else the machine does in the meantime meets all of them alike.
+
+    Args:
+        clock: ``time.process_time`` for work of one thread on a machine that others use, too.
     """
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(count + 1):
         for name, run in sides.items():
-            spent = seconds(run, device)
+            spent = seconds(run, device, clock)
             if number:
                 taken[name].append(spent)
     return taken
