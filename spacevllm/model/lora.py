@@ -1,0 +1,74 @@
+"""LoRA on the language model's projections, with the peft library; adapters lie on disk in PEFT's own format.
+
+Injected in place: the model keeps its class, its ``forward`` and its parameters' names, so that training and
+checkpoints need to know nothing of it. Queries and space decoder are new modules and learn whole, outside the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spacevllm.model.modeling import SpaceVLLM
+
+NEW_MODULES = ("queries", "space_decoder")
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NON_LORA = "non_lora_trainables.safetensors"  # LLaVA's name for what was trained beside the adapter
+# the vision tower has a q_proj, too: only whole names below the language model match
+TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+_PEFT_PREFIX = "base_model.model."
+
+
+def add_lora(model: SpaceVLLM, rank: int = 128, alpha: int = 256, dropout: float = 0.0) -> SpaceVLLM:
+    """``model`` itself with LoRA in its language model: W + alpha / rank * B A, B zero, so nothing changes yet.
+
+    Only the adapter, the queries and the space decoder require gradients afterwards; who also trains the projector or
+    the tower says so after this call.
+
+    Args:
+        dropout: probability in [0, 1) on the adapter's input.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none")
+    inject_adapter_in_model(config, model)
+    for name in NEW_MODULES:
+        model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def save_adapter(model: SpaceVLLM, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    """The adapter as PEFT writes it, and beside it everything else that was trained.
+
+    Args:
+        state_dict: of ``model``, where its parameters are sharded and were gathered elsewhere.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(model.state_dict() if state_dict is None else state_dict)
+    adapter = get_peft_model_state_dict(model, weights)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    _save({_PEFT_PREFIX + name: tensor for name, tensor in adapter.items()}, folder / ADAPTER)
+    _save({name: weights[name] for name in trained}, folder / NON_LORA)
+    model.peft_config["default"].save_pretrained(folder)
+
+
+def fold_lora(model: SpaceVLLM) -> SpaceVLLM:
+    """``model`` itself with the adapter added into the weights and its layers gone: a plain model again.
+
+    Raises:
+        ValueError: the sum is not finite.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge(safe_merge=True)
+            model.set_submodule(name, module.get_base_layer())
+    del model.peft_config
+    return model
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
