@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,30 +118,47 @@ def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -
     return samples
 
 
-def batches(
-    shard: Any, stage: StageSection, workers: int, seed: int, skip: int
-) -> Generator[list[ClipSample], None, None]:
+class ClipStream:
     """Endless batches of one worker: epoch after epoch, each in its own order.
 
-    Args:
-        shard: this worker's part of a Ray data set. skip: batches that were consumed before a restart.
+    Attributes:
+        cursor: (epoch, batches of it that were taken). A stream that starts there goes on as this one would have; it
+            reads the epoch's earlier batches once more, as Ray cannot start in the middle, but none of earlier epochs.
     """
-    size, epoch = stage.batch_size // workers, 0
-    while True:
-        count = 0
-        rows = shard.iter_batches(
-            batch_size=size,
+
+    def __init__(self, shard: Any, stage: StageSection, workers: int, seed: int, cursor: tuple[int, int]) -> None:
+        """shard: this worker's part of a Ray data set."""
+        self.shard, self.stage, self.seed = shard, stage, seed
+        self.size = stage.batch_size // workers
+        self.cursor = cursor
+        self._batches = self._read()
+
+    def __next__(self) -> list[ClipSample]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """A shard serves one stream at a time."""
+        self._batches.close()
+
+    def _read(self) -> Generator[list[ClipSample], None, None]:
+        epoch, skip = self.cursor
+        while True:
+            count = 0
+            for count, batch in enumerate(self._epoch(epoch), start=1):
+                if count > skip:
+                    self.cursor = epoch, count
+                    yield clip_samples(batch, self.stage, f"{self.seed}/{epoch}")
+            if not count:
+                raise ValueError(
+                    f"fewer clips than one batch of {self.stage.batch_size}: lower batch_size or add videos"
+                )
+            epoch, skip = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> Iterable[dict[str, np.ndarray]]:
+        return self.shard.iter_batches(
+            batch_size=self.size,
             drop_last=True,
             prefetch_batches=2,
             local_shuffle_buffer_size=SHUFFLE_ROWS,
-            local_shuffle_seed=seed + epoch,
+            local_shuffle_seed=self.seed + epoch,
         )
-        for batch in rows:
-            count += 1
-            if skip:
-                skip -= 1
-                continue
-            yield clip_samples(batch, stage, f"{seed}/{epoch}")
-        if not count:
-            raise ValueError(f"fewer clips than one batch of {stage.batch_size}: lower batch_size or add videos")
-        epoch += 1
