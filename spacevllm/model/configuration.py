@@ -7,11 +7,27 @@ LLaVA-Video-7B; ``tiny_config`` is the same architecture at one million paramete
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlavaOnevisionConfig, PreTrainedConfig
+from transformers import AutoConfig, LlavaOnevisionConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
+# config.json of Qwen/Qwen2-7B-Instruct and of lmms-lab/LLaVA-Video-7B-Qwen2, which agree
+QWEN2_7B: dict[str, Any] = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "tie_word_embeddings": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
 QUERY_TOKENS = 65  # <r_0> … <r_63> after the frames of a video, <r_64> after a single image
 
 
@@ -48,9 +64,15 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         The head of the last language layer that the time-pointer loss supervises.
     system_prompt (`str`, defaults to Qwen2's):
         Text of the system turn; empty: no system turn.
+
+    The vision tower is SigLIP-so400m without its 27th layer, as LLaVA cuts it: its last layer (`vision_feature_layer`
+    -1) is SigLIP's second to last.
     """
 
     model_type = "spacevllm"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = LlavaOnevisionConfig.sub_configs_defaults | {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2", init_kwargs=QWEN2_7B)
+    }
 
     num_frames: int = 64
     prompt_order: Literal["video_first", "caption_first"] = "video_first"
@@ -65,7 +87,6 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     decoder_hidden_size: int = 512
     pointer_head: int = 0
     system_prompt: str = "You are a helpful assistant."
-    vision_feature_layer: int | list[int] = -2
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -54,7 +54,9 @@ def test_the_defaults_are_the_papers():
     assert config.num_frames == 64 and config.image_size == 384
     assert config.grid(pooled=True) == 14 and config.grid(pooled=False) == 27
     assert config.decoder_attention == "parameter_free" and config.time_encoding == "list"
-    assert config.vision_feature_layer == -2 and config.tower_frames == 1
+    assert config.vision_feature_layer == -1 and config.vision.num_hidden_layers == 26  # SigLIP's 26th of 27 layers
+    assert config.tower_frames == 1
+    assert (config.text.hidden_size, config.text.num_hidden_layers, config.text.vocab_size) == (3584, 28, 152064)
 
 
 def test_a_frame_costs_210_tokens_and_its_query_at_full_size():
