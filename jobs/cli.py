@@ -63,6 +63,21 @@ def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: Dry
     return run(data, out, overrides or [], dry_run)
 
 
+@app.command("import-llava-video")
+def import_llava_video(
+    source: Annotated[str, typer.Argument(help="Folder of the checkpoint, as downloaded.", metavar="SRC")],
+    out: Annotated[str, typer.Argument(help="Folder for the result; must not be there yet.", metavar="OUT")],
+    dry_run: DryRun = False,
+) -> int:
+    """Convert LLaVA-Video-7B-Qwen2's weights to start from.
+
+    OUT is what training takes as model.init; its queries and space decoder are untrained.
+    """
+    from jobs.import_llava_video import run
+
+    return run(source, out, dry_run)
+
+
 @app.command()
 def train(config: Config, data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
     """Train a model.

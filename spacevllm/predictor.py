@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging
 
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.model.answers import parse_boxes, parse_span
+from spacevllm.model.checkpoints import load_model, load_tokenizer
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
-from spacevllm.model.modeling import ATTENTION, SpaceVLLM
+from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.weights import weight_files
 from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
 from spacevllm.video.reader import SampledFrames, sample_frames
 from spacevllm.video.resize import resize_frames
@@ -43,23 +43,17 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Predictor:
-        """From a ``save_pretrained`` folder; safetensors only.
+        """From a model folder, see ``load_model``; safetensors only.
 
         Raises:
             FileNotFoundError: not a model folder; the message says what is missing.
+            CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
-        for name in ("config.json", "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}")
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise FileNotFoundError(f"{folder} has no *.safetensors (pickled weights are refused)")
-        logging.disable_progress_bar()  # every stage shows one line of its own
-        model = SpaceVLLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION)
-        processor = SpaceVLLMProcessor(PreTrainedTokenizerFast.from_pretrained(folder), model.config)
+        model = load_model(folder, dtype)
+        processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        return cls(model, processor, folder.resolve().name, _digest(weights))
+        return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)))
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""

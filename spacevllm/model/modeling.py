@@ -20,6 +20,7 @@ from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.queries import InterleavedQueries
 from spacevllm.model.space_decoder import QueryGuidedSpaceDecoder, SpaceOutput
 
+NEW_MODULES = ("queries", "space_decoder")  # what SpaceVLLM adds to LLaVA-OneVision
 # the tower: torch's fused CPU kernel takes six times as long as two matmuls in bf16 at 64 tokens
 ATTENTION = {"text_config": SHARED_PREFIX, "vision_config": "eager" if not torch.cuda.is_available() else "sdpa"}
 

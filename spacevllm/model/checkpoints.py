@@ -1,0 +1,166 @@
+"""Model folders in: SpaceVLLM's own, and ``llava-hf/llava-onevision-qwen2-*-hf`` to start from.
+
+Names of weights have changed with transformers' versions; ``canonical`` brings all of them to the module's own.
+LLaVA-NeXT's folders (``lmms-lab/LLaVA-Video-7B-Qwen2``) are converted once: see ``llava_video``.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from spacevllm.model.configuration import SpaceVLLMConfig
+from spacevllm.model.modeling import ATTENTION, NEW_MODULES, SpaceVLLM
+from spacevllm.model.processing import END_OF_TURN
+from spacevllm.model.weights import CheckpointError, Stored, check_fit, read_json, read_table, weight_files
+
+_NOT_WEIGHTS = re.compile(r"\.(position_ids|rotary_emb\.inv_freq)$")  # computed; older files hold them
+_NAMES = [
+    # LLaVA-NeXT
+    (r"^model\.(embed_tokens|layers|norm)\b", r"model.language_model.\1"),
+    (r"^model\.vision_tower\.vision_tower\.", r"model.vision_tower."),
+    (r"^model\.mm_projector\.0\.", r"model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", r"model.multi_modal_projector.linear_2."),
+    # llava-hf's files and what transformers 4 and 5 save
+    (r"^language_model\.lm_head\.", r"lm_head."),
+    (r"^(?:model\.)?language_model\.(?:model\.)?", r"model.language_model."),
+    (r"^(?:model\.)?vision_tower\.(?:vision_model\.)?", r"model.vision_tower."),
+    (r"^(multi_modal_projector\.|image_newline$)", r"model.\1"),
+]
+_OF_THE_CLASS = ("model_type", "architectures", "transformers_version")
+
+
+def canonical(name: str) -> str | None:
+    """A tensor's name in ``SpaceVLLM.state_dict()`` from its name in any known file; None where it is no weight."""
+    if _NOT_WEIGHTS.search(name):
+        return None
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_config(folder: Path, fields: Mapping[str, Any] | None = None) -> SpaceVLLMConfig:
+    """The configuration in a model folder, SpaceVLLM's or LLaVA-OneVision's; what the latter lacks is the paper's.
+
+    Args:
+        fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
+
+    Raises:
+        CheckpointError: another kind of model, or not JSON. FileNotFoundError: no ``config.json``.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
+    tree = read_json(folder / "config.json")
+    if "mm_vision_tower" in tree:
+        raise CheckpointError(f"{folder} is in LLaVA-NeXT's format: `spacevllm import-llava-video {folder} OUT` first")
+    if tree.get("model_type") not in ("spacevllm", "llava_onevision"):
+        raise CheckpointError(
+            f"{folder}: model_type {tree.get('model_type')!r} is neither spacevllm nor llava_onevision"
+        )
+    known = {key: value for key, value in tree.items() if key not in _OF_THE_CLASS}
+    return SpaceVLLMConfig(**known | dict(fields or {}))
+
+
+def load_model(
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
+) -> SpaceVLLM:
+    """A SpaceVLLM folder, or a LLaVA-OneVision one to start from: there queries and space decoder are fresh, which a
+    warning says.
+
+    Args:
+        dtype: of the weights in memory, whatever the files hold.
+        seed: of the fresh modules, so that all workers start from the same.
+        fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
+
+    Raises:
+        CheckpointError: damaged files, or weights that do not fit; the message lists them.
+        FileNotFoundError: no model folder; the message says what is missing.
+    """
+    folder = Path(folder)
+    config = read_config(folder, fields)
+    stored = read_tables(weight_files(folder))
+    own = read_json(folder / "config.json")["model_type"] == "spacevllm"
+    fresh = {} if own else fresh_modules(config, seed)
+    found = {name: entry.shape for name, entry in stored.items()} | {n: tuple(w.shape) for n, w in fresh.items()}
+    check_fit(folder, expected_shapes(config), found, {"lm_head.weight"} if config.tie_word_embeddings else ())
+    if fresh:
+        warnings.warn(
+            f"{folder} is a base model: {' and '.join(NEW_MODULES)} start from random weights (seed {seed}); train "
+            f"before asking for boxes",
+            stacklevel=2,
+        )
+    logging.disable_progress_bar()  # every stage shows one line of its own
+    with ExitStack() as stack:
+        files = {file: stack.enter_context(safe_open(file, "pt")) for file in {e.file for e in stored.values()}}
+        mapped = {name: files[entry.file].get_tensor(entry.name) for name, entry in stored.items()}
+        return SpaceVLLM.from_pretrained(
+            None, config=config, state_dict=mapped | fresh, dtype=dtype, attn_implementation=ATTENTION
+        )
+
+
+def read_tables(files: Sequence[Path]) -> dict[str, Stored]:
+    """Canonical name → tensor, over all files.
+
+    Raises:
+        CheckpointError: a damaged file, or two tensors for one name.
+    """
+    stored: dict[str, Stored] = {}
+    for file in files:
+        for entry in read_table(file).values():
+            name = canonical(entry.name)
+            if name in stored:
+                twin = stored[name]
+                raise CheckpointError(f"{file}: {entry.name} is also in {twin.file.name}, as {twin.name}")
+            if name:
+                stored[name] = entry
+    return stored
+
+
+def expected_shapes(config: SpaceVLLMConfig) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every weight of a model of this configuration; takes no memory."""
+    with torch.device("meta"):
+        return {name: tuple(weight.shape) for name, weight in SpaceVLLM(config).state_dict().items()}
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """``tokenizer.json`` of a model folder.
+
+    Raises:
+        FileNotFoundError: there is none. CheckpointError: it does not go with the model.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a model folder: it has no tokenizer.json")
+    return check_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), vocab_size, folder)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> PreTrainedTokenizerFast:
+    """``tokenizer`` itself; raises CheckpointError unless it ends turns as Qwen2 does and the embeddings hold it."""
+    tokens = tokenizer.get_vocab()
+    if END_OF_TURN not in tokens:
+        raise CheckpointError(f"{where}: the tokenizer has no {END_OF_TURN}, which ends a turn: it is not Qwen2's")
+    if max(tokens.values()) >= vocab_size:
+        raise CheckpointError(f"{where}: the tokenizer's ids reach {max(tokens.values())}, vocab_size is {vocab_size}")
+    return tokenizer
+
+
+def fresh_modules(config: SpaceVLLMConfig, seed: int) -> dict[str, Tensor]:
+    """Queries and space decoder as an untrained model has them, fp32, by their names in ``SpaceVLLM.state_dict()``."""
+    generator, std = torch.Generator().manual_seed(seed), config.text.initializer_range
+    return {
+        name: torch.zeros(shape) if name.endswith("bias") else std * torch.randn(shape, generator=generator)
+        for name, shape in expected_shapes(config).items()
+        if name.split(".")[0] in NEW_MODULES
+    }
