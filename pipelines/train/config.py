@@ -151,6 +151,8 @@ class TrainJobConfig(Config):
             raise ValueError(f"train.optimizer muon needs workers.zero_stage 0, not {self.workers.zero_stage}")
         if self.lora and "llm" in self.train.freeze:
             raise ValueError("train.freeze holds llm, which is what lora trains; leave one of them out")
+        if self.model.init != "tiny" and (self.model.vision or self.model.text):
+            raise ValueError("model.vision and model.text belong to model.init tiny; a folder brings its own sizes")
         if set(self.train.freeze) == set(PARTS):
             raise ValueError("train.freeze holds every part: nothing is left to train")
         if not self.total_steps:

@@ -12,6 +12,8 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.optimizer import make_optimizer
 from spacevllm.model.modeling import SpaceVLLM
 
+REDUCE_BUCKET, LIVE_PARAMETERS = 10**8, 10**9  # elements; the second is DeepSpeed's default: gathered at once at ZeRO-3
+
 
 def settings(config: TrainJobConfig) -> dict[str, Any]:
     """DeepSpeed's configuration. Not its bf16 mode: that would keep the box head in bf16, too. Weights that learn are
@@ -20,7 +22,7 @@ def settings(config: TrainJobConfig) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # only for its own printing
         "gradient_clipping": train.gradient_clipping if workers.zero_stage else 0.0,  # see Trainer._gradient_norm
-        "zero_optimization": {"stage": workers.zero_stage},
+        "zero_optimization": {"stage": workers.zero_stage, "reduce_bucket_size": REDUCE_BUCKET},
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": train.autocast, "dtype": "bfloat16"},
     }

@@ -66,9 +66,15 @@ class Loop:
 
     def _next(self, source: str) -> list[ClipSample]:
         if source not in self.streams:
-            stage, workers = self.config.stages[source], self.config.workers.num_workers
-            shard, cursor = ray.train.get_dataset_shard(stage.media), self.cursors.get(source, (0, 0))
-            self.streams[source] = ClipStream(shard, stage, workers, self.config.train.seed, cursor)
+            stage, model = self.config.stages[source], self.trainer.processor.config
+            self.streams[source] = ClipStream(
+                ray.train.get_dataset_shard(stage.media),
+                stage,
+                self.config.workers.num_workers,
+                self.config.train.seed,
+                self.cursors.get(source, (0, 0)),
+                clip_bytes=(model.num_frames if stage.media == "video" else 1) * 3 * model.image_size**2,
+            )
         samples = next(self.streams[source])
         self.cursors[source] = self.streams[source].cursor
         return samples

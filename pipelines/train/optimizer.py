@@ -10,7 +10,19 @@ import torch
 from torch import nn
 
 from pipelines.train.config import Part, TrainJobConfig
-from pipelines.train.model import part_of
+
+_PREFIXES: tuple[tuple[str, Part], ...] = (
+    ("model.vision_tower.", "tower"),
+    ("model.multi_modal_projector.", "projector"),
+    ("model.image_newline", "projector"),
+    ("queries.", "queries"),
+    ("space_decoder.", "decoder"),
+)
+
+
+def part_of(name: str) -> Part:
+    """The part that a parameter of ``SpaceVLLM`` belongs to, adapters included."""
+    return next((part for prefix, part in _PREFIXES if name.startswith(prefix)), "llm")
 
 
 class MuonAdamW(torch.optim.Optimizer):

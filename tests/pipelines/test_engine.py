@@ -56,3 +56,12 @@ def test_gradient_checkpointing_changes_nothing(results, zero):
 def test_frozen_parts_stay(results):
     assert results["frozen parts changed"] == ["decoder", "projector", "queries"]
     assert results["lora parts changed"] == ["decoder", "llm", "projector", "queries", "tower"]
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_zero_3_loads_a_folder_in_shards_and_learns_the_same(results, mode):
+    sharded, whole = results[f"zero3-{mode}-folder"], results["zero0-full-folder"]
+    assert sharded["shards"] == [1] and whole["shards"] == [0]
+    assert sharded["loss"][0] == pytest.approx(whole["loss"][0], rel=1e-5)
+    if mode == "full":
+        assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-4)

@@ -19,9 +19,11 @@ from pipelines.build_unistg import BuildUnistgConfig
 from pipelines.build_unistg import run as build_unistg
 from pipelines.tracking import TrackingConfig
 from pipelines.train.config import TrainJobConfig
-from pipelines.train.optimizer import MuonAdamW
+from pipelines.train.optimizer import MuonAdamW, parameter_groups
 from spacevllm.config import ConfigError, load_config
 from spacevllm.data.moving_shapes import write_data_set
+from spacevllm.model.configuration import tiny_config
+from spacevllm.model.modeling import build
 
 LONGER = ("stages.videos.steps=30", "train.log_every=1", "tracking.enabled=false")
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -118,6 +120,48 @@ def test_muon_needs_whole_matrices(data, tmp_path):
 def test_batches_must_divide_by_workers(tmp_path):
     with pytest.raises(ConfigError, match="does not divide by"):
         config("data", tmp_path, "workers.num_workers=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.videos.micro_batch_size=4", "does not divide by workers.num_workers 2 x micro_batch_size 4"),
+        ("stages.videos.mix=[still]", "wants 'still', which is none of align, stills, videos, mixed"),
+        ("stages.mixed.mix=[videos]", "must each read another media"),
+        ("stages.mixed.mix=[align]", "must have one objective"),
+        ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
+        ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
+        ("train.learning_rates={head: 1.0e-3}", "train.learning_rates.head"),
+        ("workers.zero_stage=4", "workers.zero_stage"),
+        ("lora={ranks: 8}", "lora.ranks: unknown key, did you mean 'rank'?"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(tmp_path, override, message):
+    with pytest.raises(ConfigError) as error:
+        config("data", tmp_path, override)
+    assert message in str(error.value)
+
+
+def test_lora_and_a_frozen_language_model_contradict_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="which is what lora trains"):
+        config("data", tmp_path, "lora={rank: 8}", "train.freeze=[llm]")
+
+
+def test_each_part_has_its_own_learning_rate():
+    """The tiny recipe's: Muon's matrices at twice the rate, new modules, too, the rest at 1e-3."""
+    job = load_config(TrainJobConfig, CONFIGS / "tiny.yaml", ["data=none", "out=none"])
+    groups = parameter_groups(build(tiny_config(400)), job)
+    rates = {(group["part"], group["muon"]): group["peak_lr"] for group in groups}
+    assert rates == {
+        ("tower", True): 2e-3,
+        ("tower", False): 1e-3,
+        ("projector", True): 2e-3,
+        ("projector", False): 1e-3,
+        ("llm", True): 2e-3,
+        ("llm", False): 1e-3,
+        ("queries", False): 2e-3,
+        ("decoder", False): 2e-3,
+    }
 
 
 def test_the_learning_rate_warms_up_and_falls_in_every_stage(tmp_path):

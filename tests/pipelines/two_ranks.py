@@ -36,7 +36,7 @@ def launch(out: Path) -> dict[str, Any]:
             for rank, log in enumerate(logs)
         ]
         try:
-            codes = [rank.wait(timeout=300) for rank in ranks]
+            codes = [rank.wait(timeout=900) for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()
@@ -56,6 +56,8 @@ def main(out: Path) -> None:
     for zero in (0, 3):
         again = trainer(zero, "full", train={"gradient_checkpointing": True})
         results[f"zero{zero}-checkpointing"] = steps(again, batches())
+    for zero, mode in ((0, "full"), (3, "full"), (3, "lora")):
+        results[f"zero{zero}-{mode}-folder"] = from_folder(zero, mode, out / "zero0-full" / "model")
     if dist.get_rank() == 0:
         results["plain torch"] = plain_torch()
         for mode in ("frozen", "lora"):
@@ -129,6 +131,7 @@ def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
 
     from spacevllm.predictor import Predictor
 
+    print(f"case ZeRO {zero}, {mode}", flush=True)  # the log of a run that hangs says where
     one, parts = trainer(zero, mode), batches()
     found: dict[str, Any] = steps(one, parts)
     folder = out / f"zero{zero}-{mode}"
@@ -152,7 +155,7 @@ def changed_parts(folder: Path) -> list[str]:
     """Parts of the saved model that are no longer what training started from."""
     from tiny import make
 
-    from pipelines.train.model import part_of
+    from pipelines.train.optimizer import part_of
     from spacevllm.predictor import Predictor
 
     trained = dict(Predictor.load(folder).model.named_parameters())
@@ -165,6 +168,32 @@ def outputs(model: Any, batch: Any) -> list[float]:
     with torch.no_grad():
         output = model(batch)
     return [*output.logits.flatten()[:50].tolist(), *output.space.boxes.flatten()[:50].tolist()]
+
+
+def from_folder(zero: int, mode: str, folder: Path) -> dict[str, list[float]]:
+    """From a saved model; at ZeRO-3 no rank ever holds all of it."""
+    from pipelines.train.model import prepare_model
+    from pipelines.train.trainer import Trainer
+
+    print(f"case ZeRO {zero}, {mode}, from a folder", flush=True)
+    job = config(zero, mode)
+    job = job.model_copy(update={"model": job.model.model_copy(update={"init": str(folder)})})
+    make_model, processor = prepare_model(job, [])
+    model = make_model()
+    found = steps(Trainer(job, model, processor), batches())
+    return {**found, "shards": [float(hasattr(model.lm_head.weight, "ds_id"))]}
+
+
+def held_bytes(known: set[int]) -> int:
+    """Of all tensors of this process but those in ``known``; storages count once."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    found = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+    return sum(size for pointer, size in storages.items() if pointer not in known)
 
 
 def accumulated(micro: int) -> dict[str, list[float]]:
