@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,18 +129,16 @@ def _clip_tokens(processor: SpaceVLLMProcessor, asked: Sequence[Instance]) -> Cl
 
 
 def _mean(clips: Sequence[ClipTokens]) -> ClipTokens:
-    def over(*values: float) -> float:
-        return sum(values) / len(values)
+    def over(values: Iterable[float]) -> float:
+        return sum(values) / len(clips)
 
-    works = [clip.work for clip in clips]
     work = Work(
-        frames=works[0].frames,
-        tokens=round(over(*(w.tokens for w in works))),
-        pairs=round(over(*(w.pairs for w in works))),
-        answers=round(over(*(w.answers for w in works))),
+        frames=clips[0].work.frames,
+        tokens=round(over(c.work.tokens for c in clips)),
+        pairs=round(over(c.work.pairs for c in clips)),
+        answers=round(over(c.work.answers for c in clips)),
     )
-    means = (over(*(getattr(clip, name) for clip in clips)) for name in ("visual", "shared", "own"))
-    return ClipTokens(*means, work)
+    return ClipTokens(over(c.visual for c in clips), over(c.shared for c in clips), over(c.own for c in clips), work)
 
 
 def memory_per_device(config: TrainJobConfig, sizes: Sizes) -> dict[str, float]:
