@@ -13,19 +13,20 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -
     resolved = resolve(TrainJobConfig, config, overrides, data=data, out=out)
     need_dataset(data)
     if dry_run:
-        return show_plan("train", resolved, _facts(resolved))
+        return _plan(resolved)
     summary = train(resolved)
     spent = f"{summary['steps']} steps in {summary['seconds']:.0f} s"
     finish(f"model: {storage.join(out, 'model')} ({spent}, {summary['instances']} questions)")
     return 0
 
 
-def _facts(config: TrainJobConfig) -> str:
-    """Reads the records and builds the model, which is how most mistakes in a configuration show."""
+def _plan(config: TrainJobConfig) -> int:
+    """Reads the records and makes the model without weights, which is how most mistakes in a configuration show."""
     from pipelines.train.data import read_instances  # needs torch and transformers: seconds that a mistake before saves
-    from pipelines.train.model import prepare_model
+    from pipelines.train.plan import plan
 
     instances = read_instances(config.data, "train")
-    make_model, _ = prepare_model(config, instances)
-    parameters = sum(p.numel() for p in make_model().parameters())
-    return f"{parameters / 1e6:.2f}M parameters, {config.total_steps} steps, {len(instances)} questions"
+    lines = plan(config, instances)
+    show_plan("train", config, f"{config.total_steps} steps, {len(instances)} questions")
+    print("\n".join(f"# {line}".rstrip() for line in lines))
+    return 0

@@ -13,7 +13,7 @@ import torch
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.answers import parse_boxes, parse_span
-from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
+from spacevllm.model.checkpoints import load_model, load_tokenizer
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
@@ -72,9 +72,8 @@ class Predictor:
             CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
-        tokenizer = load_tokenizer(folder, read_config(folder).text.vocab_size)
         model = load_model(folder, dtype, fields=fields)
-        processor = SpaceVLLMProcessor(tokenizer, model.config)
+        processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
         return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)), memories)
 

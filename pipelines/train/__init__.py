@@ -1,10 +1,12 @@
-"""``train``: Uni-STG → decoded clips → Ray Train workers with DeepSpeed → OUT/model.
+"""``train``: Uni-STG → decoded clips → Ray Train workers with DeepSpeed → OUT/model, OUT/metrics.jsonl.
 
 Running the same command again continues from the last checkpoint, or does nothing when the model is there.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from typing import Any
@@ -50,11 +52,13 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         digest = storage.read_json(storage.join(config.data, "dataset.json")).get("digest", "")
         run.set_dataset(digest, storage.name(config.data), config.data)
         started = time.monotonic()
-        with Progress("train", config.total_steps, "steps", None) as progress, Reports(progress, run) as reports:
+        history = MetricsHistory(storage.join(config.out, "metrics.jsonl"), recipe)
+        progress = Progress("train", config.total_steps, "steps", None)
+        with progress, Reports(progress, run, history) as reports:
             payload = {"config": config, "make_model": make_model, "processor": processor}
             datasets: dict[str, Any] = {
                 media: clip_dataset(decoded, instances, media, config.train.keep_clips)
-                for media in sorted({stage.media for stage in config.stages.values()})
+                for media in sorted({config.stages[name].media for name in config.used_stages})
             }
             result = fit(config, recipe, payload, datasets, reports)
         storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))
@@ -76,6 +80,7 @@ def fit(
     config: TrainJobConfig, recipe: str, payload: dict[str, Any], datasets: dict[str, Any], reports: Reports
 ) -> Any:
     """Ray Train's ``Result``. The run is named after the recipe: another recipe never resumes from its checkpoints."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # a report waits until the one before is fetched
     import ray
     import ray.train
     from ray.data import ExecutionOptions
@@ -114,13 +119,31 @@ def _worker(boxed: dict[str, Any]) -> None:
     train_worker(ray.get(boxed["payload"]))
 
 
-class Reports:
-    """Carries the workers' metrics from Ray's controller process to this one: progress line and MLflow curves."""
+class MetricsHistory:
+    """One JSON line for every report, in the order of steps; a resumed run replaces the lines it takes back.
 
-    def __init__(self, progress: Progress, run: Run) -> None:
+    The file is written whole each time (some hundred bytes a line, one line in ``train.log_every`` steps), as object
+    stores cannot append.
+    """
+
+    def __init__(self, uri: str, recipe: str) -> None:
+        self.uri, self.recipe = uri, recipe
+        lines = storage.read_text(uri).splitlines() if storage.exists(uri) else []
+        self.rows = [row for row in map(json.loads, lines) if row["recipe"] == recipe]
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        earlier = [row for row in self.rows if row["step"] < metrics["step"]]
+        self.rows = [*earlier, {"recipe": self.recipe, **metrics}]
+        storage.write_text(self.uri, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+class Reports:
+    """Carries the workers' metrics from Ray's controller process to this one: progress line, file and MLflow curves."""
+
+    def __init__(self, progress: Progress, run: Run, history: MetricsHistory) -> None:
         from ray.util.queue import Queue
 
-        self.progress, self.run = progress, run
+        self.progress, self.run, self.history = progress, run, history
         self.queue = Queue(actor_options={"num_cpus": 0})
         self.last: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._pump, daemon=True)
@@ -142,6 +165,7 @@ class Reports:
     def _pump(self) -> None:
         while (metrics := self.queue.get()) is not None:
             self.last = metrics
+            self.history.add(metrics)
             self.progress.note = f"loss {metrics['loss']:.3f}"
             self.progress.advance(metrics["step"] - self.progress.done)
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}

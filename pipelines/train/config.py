@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,13 +12,16 @@ from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config
 from spacevllm.model.criterion import CriterionConfig
 
+Part = Literal["tower", "projector", "llm", "queries", "decoder"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
 
 class ModelSection(Config):
     """Attributes:
     init: ``tiny`` (random weights, own tokenizer) or a ``from_pretrained`` folder to start from.
     vocab_size: of the tiny tokenizer.
-    fields: fields of ``SpaceVLLMConfig`` that differ from the tiny configuration.
-    vision, text: the same for its vision tower and language model.
+    fields: fields of ``SpaceVLLMConfig`` that differ from the tiny configuration, or from the folder's.
+    vision, text: the same for the tiny vision tower and language model.
     """
 
     init: str = "tiny"
@@ -28,41 +31,61 @@ class ModelSection(Config):
     text: dict[str, Any] = Field(default_factory=dict)
 
 
+class LoraSection(Config):
+    """Low-rank adapters in the language model, whose own weights then stay as they are. The paper's: 128, 256."""
+
+    rank: int = Field(default=128, ge=1)
+    alpha: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
 class StageSection(Config):
-    """One stage of training: ``steps`` batches of one kind of media, then the next stage.
+    """One stage of training: ``steps`` steps, then the next stage.
 
     Attributes:
-        media: ``image`` or ``video``. batch_size: clips in a step, over all workers.
+        media: ``image`` or ``video``.
+        steps: 0 for a stage that only lends its batches to others, by ``mix`` or ``rehearse``.
+        batch_size: clips in a step, over all workers.
+        micro_batch_size: clips that pass through a worker at once; 0: all its clips of a step. Gradients are the same,
+            memory is not.
         objective: ``ground``: the whole model and ``criterion``. ``align``: tower, projector and word embeddings only,
             visual tokens against captions; for a tower without pre-trained weights.
         questions: asked of a clip at most; they share its prefix.
-        learning_rate: peak, relative to ``train.learning_rate``.
+        learning_rate: peak, relative to ``train.learning_rate`` and ``train.learning_rates``.
+        mix: other stages whose batch every step takes, too: one optimiser step on all of them, so the batch sizes are
+            the weights of the mixture.
         rehearse: another stage; every ``rehearse_every``-th batch is one of its kind, so that it is not forgotten.
     """
 
     media: Literal["image", "video"]
     objective: Literal["ground", "align"] = "ground"
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    micro_batch_size: int = Field(default=0, ge=0)
     questions: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1.0, gt=0)
+    mix: tuple[str, ...] = ()
     rehearse: str = ""
     rehearse_every: int = Field(default=6, ge=2)
 
 
 class TrainSection(Config):
     """Attributes:
-    learning_rate: peak of the language model's, tower's and projector's. decoder_lr_scale: factor for queries and
-        space decoder. optimizer: ``muon`` takes Muon for hidden matrices, at ``muon_lr_scale``; needs
+    learning_rate: peak, of every part that ``learning_rates`` does not name. The paper's: 1e-5 for the whole model,
+        2e-4 for LoRA (``llm``), 2e-6 for the ``tower``, 1e-4 for the new modules ``queries`` and ``decoder``.
+    freeze: parts that stay as they are. optimizer: ``muon`` takes Muon for hidden matrices, at ``muon_lr_scale``; needs
         ``workers.zero_stage`` 0, which keeps matrices whole.
     warmup: share of a stage's steps; then cosine to ``final_lr`` of the peak.
-    autocast: bfloat16 for the forward pass; parameters, optimiser and box head stay fp32.
+    autocast: bfloat16 for the forward pass and what stays frozen; what is learned, its optimiser and the box head stay
+        fp32.
+    gradient_checkpointing: keep one state a layer and compute the rest again: less memory, a third more work.
     keep_clips: hold the decoded clips in memory (Ray's object store) instead of reading them in every epoch.
     log_every, checkpoint_every: steps. max_failures: how often a dead worker is replaced.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    decoder_lr_scale: float = Field(default=1.0, gt=0)
+    learning_rates: dict[Part, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    freeze: tuple[Part, ...] = ()
     optimizer: Literal["adamw", "muon"] = "adamw"
     muon_lr_scale: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -71,30 +94,41 @@ class TrainSection(Config):
     final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clipping: float = Field(default=1.0, gt=0)
     autocast: bool = True
+    gradient_checkpointing: bool = False
     keep_clips: bool = False
     seed: int = 0
     log_every: int = Field(default=25, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)
     max_failures: int = Field(default=2, ge=0)
 
+    def rate(self, part: Part) -> float:
+        """Peak learning rate of one part."""
+        return self.learning_rates.get(part, self.learning_rate)
+
 
 class WorkersSection(Config):
     """Attributes:
     num_workers: Ray Train workers, one device each. threads: CPU threads of each.
-    use_gpu: False runs DeepSpeed on CPU with gloo. zero_stage: ZeRO 0, 1 or 2.
+    use_gpu: False runs DeepSpeed on CPU with gloo.
+    zero_stage: what is cut among the workers: 0 nothing, 1 the optimiser's state, 2 also gradients, 3 also weights.
+    peak_tflops: of one device, for the model-FLOPs utilisation; 0: what a large matrix product reaches at the start.
+    deepspeed: further settings of the engine, laid over ours.
     """
 
     num_workers: int = Field(default=2, ge=1)
     threads: int = Field(default=1, ge=1)
     use_gpu: bool = False
-    zero_stage: Literal[0, 1, 2] = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    peak_tflops: float = Field(default=0.0, ge=0)
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainJobConfig(Config):
-    """``train``: OUT/model (a ``from_pretrained`` folder), OUT/checkpoints, OUT/summary.json.
+    """``train``: OUT/model (a ``from_pretrained`` folder), OUT/metrics.jsonl, OUT/checkpoints, OUT/summary.json.
 
     Attributes:
         data: Uni-STG data set folder; its split ``train`` is read.
+        lora: null: the language model itself is trained.
         decoded: folder of the sampled frames; ``""``: DATA/decoded/<frames>x<size>, shared by all runs on this data.
     """
 
@@ -102,6 +136,7 @@ class TrainJobConfig(Config):
     out: str
     decoded: str = ""
     model: ModelSection = ModelSection()
+    lora: LoraSection | None = None
     stages: dict[str, StageSection]
     criterion: CriterionConfig = CriterionConfig()
     train: TrainSection = TrainSection()
@@ -114,19 +149,47 @@ class TrainJobConfig(Config):
     def _fits_together(self) -> TrainJobConfig:
         if self.train.optimizer == "muon" and self.workers.zero_stage:
             raise ValueError(f"train.optimizer muon needs workers.zero_stage 0, not {self.workers.zero_stage}")
+        if self.lora and "llm" in self.train.freeze:
+            raise ValueError("train.freeze holds llm, which is what lora trains; leave one of them out")
+        if self.model.init != "tiny" and (self.model.vision or self.model.text):
+            raise ValueError("model.vision and model.text belong to model.init tiny; a folder brings its own sizes")
+        if set(self.train.freeze) == set(PARTS):
+            raise ValueError("train.freeze holds every part: nothing is left to train")
+        if not self.total_steps:
+            raise ValueError("stages have 0 steps in all")
         for name, stage in self.stages.items():
-            if stage.rehearse and stage.rehearse not in self.stages:
-                raise ValueError(f"stages.{name}.rehearse {stage.rehearse!r} is none of {', '.join(self.stages)}")
-            if stage.batch_size % self.workers.num_workers:
-                raise ValueError(
-                    f"stages.{name}.batch_size {stage.batch_size} does not divide by "
-                    f"workers.num_workers {self.workers.num_workers}"
-                )
+            self._check_stage(name, stage)
         return self
+
+    def _check_stage(self, name: str, stage: StageSection) -> None:
+        others = [*stage.mix, *([stage.rehearse] if stage.rehearse else [])]
+        for other in others:
+            if other not in self.stages:
+                raise ValueError(f"stages.{name} wants {other!r}, which is none of {', '.join(self.stages)}")
+        together = [stage, *(self.stages[other] for other in others)]
+        if len({part.media for part in together}) < len(together):
+            raise ValueError(f"stages.{name} and what it mixes or rehearses must each read another media")
+        if len({part.objective for part in [stage, *(self.stages[other] for other in stage.mix)]}) > 1:
+            raise ValueError(f"stages.{name} and what it mixes must have one objective")
+        micro = stage.micro_batch_size or 1
+        if stage.batch_size % (self.workers.num_workers * micro):
+            of_micro = f" x micro_batch_size {micro}" if micro > 1 else ""
+            raise ValueError(
+                f"stages.{name}.batch_size {stage.batch_size} does not divide by "
+                f"workers.num_workers {self.workers.num_workers}{of_micro}"
+            )
 
     @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages.values())
+
+    @property
+    def used_stages(self) -> list[str]:
+        """Stages whose data is read: those with steps, and what they mix and rehearse."""
+        used = {name for name, stage in self.stages.items() if stage.steps}
+        for name in list(used):
+            used |= {*self.stages[name].mix, self.stages[name].rehearse} - {""}
+        return [name for name in self.stages if name in used]
 
     def at(self, step: int) -> tuple[str, int]:
         """Stage and step within it of global step ``step`` in [0, total_steps)."""
@@ -136,11 +199,13 @@ class TrainJobConfig(Config):
             step -= stage.steps
         raise IndexError("past the last step")
 
-    def source(self, step: int) -> str:
-        """The stage whose kind of batch global step ``step`` takes: its own, or the one it rehearses."""
+    def sources(self, step: int) -> tuple[str, ...]:
+        """The stages whose batches global step ``step`` takes: its own and those it mixes, or the one it rehearses."""
         name, local = self.at(step)
         stage = self.stages[name]
-        return stage.rehearse if stage.rehearse and local % stage.rehearse_every == stage.rehearse_every - 1 else name
+        if stage.rehearse and local % stage.rehearse_every == stage.rehearse_every - 1:
+            return (stage.rehearse,)
+        return (name, *stage.mix)
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the peak learning rate at global step ``step``: warm-up and cosine anew in every stage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
 
 COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
-SHUFFLE_ROWS = 512  # clips held back to mix the order; frames of 98 kB each at the tiny size
+SHUFFLE_ROWS, SHUFFLE_BYTES = 512, 2**31  # clips held back to mix the order: 98 kB each at the tiny size, 28 MB at 7B
 
 
 def read_instances(data: str, split: str) -> list[Instance]:
@@ -65,13 +65,7 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, k
     import ray
     from ray.data import TaskPoolStrategy
 
-    questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for instance in instances:
-        if instance.media_type == media_type:
-            questions[instance.media].append(instance.to_row())
-    if not questions:
-        raise ValueError(f"the data set has no {media_type} in split train, but a training stage wants one")
-    known = {media: json.dumps(rows) for media, rows in questions.items()}
+    known = group_questions(instances, media_type)
     folder = storage.join(decoded, "frames")
     if keep:
         files = [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
@@ -86,6 +80,21 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, k
     )
 
 
+def group_questions(instances: Sequence[Instance], media_type: str) -> dict[str, str]:
+    """JSON of all instances about each video or image.
+
+    Raises:
+        ValueError: there is none of this kind.
+    """
+    questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for instance in instances:
+        if instance.media_type == media_type:
+            questions[instance.media].append(instance.to_row())
+    if not questions:
+        raise ValueError(f"the data set has no {media_type} in split train, but a training stage wants one")
+    return {media: json.dumps(rows) for media, rows in questions.items()}
+
+
 def attach_questions(table: pa.Table, questions: dict[str, str]) -> pa.Table:
     """The usable clips of ``table``, which has ``COLUMNS``, with the column ``questions``."""
     asked = pa.array([questions.get(media) for media in table["media"].to_pylist()], pa.large_string())
@@ -93,7 +102,7 @@ def attach_questions(table: pa.Table, questions: dict[str, str]) -> pa.Table:
     return table.append_column("questions", asked).filter(usable)
 
 
-def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -> list[ClipSample]:
+def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> list[ClipSample]:
     """A batch of rows as samples, each with at most ``stage.questions`` questions.
 
     All clips of a batch give questions of about the same length (a window, drawn by ``seed``, of its questions from
@@ -119,30 +128,50 @@ def clip_samples(batch: dict[str, np.ndarray], stage: StageSection, seed: str) -
     return samples
 
 
-def batches(
-    shard: Any, stage: StageSection, workers: int, seed: int, skip: int
-) -> Generator[list[ClipSample], None, None]:
+class ClipStream:
     """Endless batches of one worker: epoch after epoch, each in its own order.
 
-    Args:
-        shard: this worker's part of a Ray data set. skip: batches that were consumed before a restart.
+    Attributes:
+        cursor: (epoch, batches of it that were taken). A stream that starts there goes on as this one would have; it
+            reads the epoch's earlier batches once more, as Ray cannot start in the middle, but none of earlier epochs.
     """
-    size, epoch = stage.batch_size // workers, 0
-    while True:
-        count = 0
-        rows = shard.iter_batches(
-            batch_size=size,
+
+    def __init__(
+        self, shard: Any, stage: StageSection, workers: int, seed: int, cursor: tuple[int, int], clip_bytes: int
+    ) -> None:
+        """shard: this worker's part of a Ray data set. clip_bytes: of one clip's frames."""
+        self.shard, self.stage, self.seed = shard, stage, seed
+        self.size = stage.batch_size // workers
+        self.cursor = cursor
+        self.held_back = max(1, min(SHUFFLE_ROWS, SHUFFLE_BYTES // clip_bytes))
+        self._batches = self._read()
+
+    def __next__(self) -> list[ClipSample]:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """A shard serves one stream at a time."""
+        self._batches.close()
+
+    def _read(self) -> Generator[list[ClipSample], None, None]:
+        epoch, skip = self.cursor
+        while True:
+            count = 0
+            for count, batch in enumerate(self._epoch(epoch), start=1):
+                if count > skip:
+                    self.cursor = epoch, count
+                    yield clip_samples(batch, self.stage, f"{self.seed}/{epoch}")
+            if not count:
+                raise ValueError(
+                    f"fewer clips than one batch of {self.stage.batch_size}: lower batch_size or add videos"
+                )
+            epoch, skip = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> Iterable[dict[str, np.ndarray]]:
+        return self.shard.iter_batches(
+            batch_size=self.size,
             drop_last=True,
             prefetch_batches=2,
-            local_shuffle_buffer_size=SHUFFLE_ROWS,
-            local_shuffle_seed=seed + epoch,
+            local_shuffle_buffer_size=self.held_back,
+            local_shuffle_seed=self.seed + epoch,
         )
-        for batch in rows:
-            count += 1
-            if skip:
-                skip -= 1
-                continue
-            yield clip_samples(batch, stage, f"{seed}/{epoch}")
-        if not count:
-            raise ValueError(f"fewer clips than one batch of {stage.batch_size}: lower batch_size or add videos")
-        epoch += 1

@@ -1,16 +1,23 @@
-"""The model that training starts from: random weights with a tokenizer of its own, or a folder."""
+"""The model that training starts from, and which of its parts learn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers.integrations import HfDeepSpeedConfig
 
 from pipelines.train.config import TrainJobConfig
+from pipelines.train.engine import load_deepspeed, settings
+from pipelines.train.optimizer import part_of
 from spacevllm.data.instance import Instance
-from spacevllm.model.configuration import tiny_config
+from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.lora import add_lora
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
-from spacevllm.predictor import Predictor
 
 TOKENIZER_INSTANCES = 4000  # the vocabulary of the tiny world is seen in far fewer
 
@@ -22,12 +29,69 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
 
     Args:
         instances: a tiny tokenizer is trained on what some of them say; not read for a pretrained model.
+
+    Raises:
+        FileNotFoundError: ``model.init`` is no model folder. CheckpointError: it is damaged.
     """
+    section, folder = config.model, Path(config.model.init)
+    if section.init == "tiny":
+        processor = tiny_processor(config, instances)
+        return lambda: build(processor.config), processor
+    model_config = read_config(folder, section.fields)
+    processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config.text.vocab_size), model_config)
+    return lambda: _load(config, folder), processor
+
+
+def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[ModelMaker, SpaceVLLMProcessor]:
+    """The same for a plan: models without weights. Where ``model.init`` is not there, LLaVA-Video-7B's shape, with a
+    tokenizer of ``instances``' words."""
+    section, folder = config.model, Path(config.model.init)
+    if section.init == "tiny":
+        processor = tiny_processor(config, instances)
+    elif folder.exists():
+        _, processor = prepare_model(config, instances)
+    else:
+        tokenizer = tiny_processor(config, instances).tokenizer
+        processor = SpaceVLLMProcessor(tokenizer, SpaceVLLMConfig(**section.fields))
+
+    def make_model() -> SpaceVLLM:
+        with torch.device("meta"):
+            return build(processor.config)
+
+    return make_model, processor
+
+
+def tiny_processor(config: TrainJobConfig, instances: Sequence[Instance]) -> SpaceVLLMProcessor:
+    """Of the tiny configuration, with a tokenizer that is trained here."""
     section = config.model
-    if section.init != "tiny":
-        loaded = Predictor.load(section.init)
-        return lambda: Predictor.load(section.init).model, loaded.processor
     some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
     tokenizer = build_tiny_tokenizer(prompt_texts(some), section.vocab_size)
-    model_config = tiny_config(len(tokenizer), section.vision, section.text, **section.fields)
-    return lambda: build(model_config), SpaceVLLMProcessor(tokenizer, model_config)
+    fields = section.fields if section.init == "tiny" else {}
+    return SpaceVLLMProcessor(tokenizer, tiny_config(len(tokenizer), section.vision, section.text, **fields))
+
+
+def _load(config: TrainJobConfig, folder: Path) -> SpaceVLLM:
+    """In fp32; at ZeRO-3 each worker keeps only its share, from the first weight on."""
+    sharded = None
+    if config.workers.zero_stage == 3:
+        load_deepspeed(config.workers.use_gpu)
+        sharded = HfDeepSpeedConfig(settings(config))  # transformers looks for it while this object lives
+    try:
+        return load_model(folder, torch.float32, config.train.seed, config.model.fields)
+    finally:
+        del sharded
+
+
+def choose_trained(model: SpaceVLLM, config: TrainJobConfig) -> SpaceVLLM:
+    """``model`` itself, with adapters where configured, and gradients only where something is learned."""
+    if config.lora:
+        add_lora(model, config.lora.rank, config.lora.alpha, config.lora.dropout)
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        adapted = part == "llm" and config.lora is not None
+        parameter.requires_grad_(part not in config.train.freeze and (not adapted or "lora_" in name))
+        if not parameter.requires_grad and config.train.autocast and not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if config.train.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model

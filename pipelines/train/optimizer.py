@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipelines.train.config import TrainJobConfig
+from pipelines.train.config import Part, TrainJobConfig
+
+_PREFIXES: tuple[tuple[str, Part], ...] = (
+    ("model.vision_tower.", "tower"),
+    ("model.multi_modal_projector.", "projector"),
+    ("model.image_newline", "projector"),
+    ("queries.", "queries"),
+    ("space_decoder.", "decoder"),
+)
+
+
+def part_of(name: str) -> Part:
+    """The part that a parameter of ``SpaceVLLM`` belongs to, adapters included."""
+    return next((part for prefix, part in _PREFIXES if name.startswith(prefix)), "llm")
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -53,28 +67,20 @@ def make_optimizer(model: nn.Module, config: TrainJobConfig) -> torch.optim.Opti
 
 
 def parameter_groups(model: nn.Module, config: TrainJobConfig) -> list[dict[str, Any]]:
-    """Queries and space decoder apart from the rest: new modules learn at their own rate. With Muon also the
-    matrices of tower, projector and language model, but for the embeddings."""
+    """What is trained, one group a part of the model, each with its own rate. With Muon the matrices of tower,
+    projector and language model, but for the embeddings, are groups of their own."""
     t = config.train
-    new: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    matrices: list[nn.Parameter] = []
+    groups: dict[tuple[Part, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith(("queries.", "space_decoder.")):
-            new.append(parameter)
-        elif t.optimizer == "muon" and parameter.ndim == 2 and "embed" not in name and name.startswith("model."):
-            matrices.append(parameter)
-        else:
-            rest.append(parameter)
-    groups = (
-        (rest, t.learning_rate, False),
-        (new, t.learning_rate * t.decoder_lr_scale, False),
-        (matrices, t.learning_rate * t.muon_lr_scale, True),
-    )
+        if parameter.requires_grad:
+            muon = t.optimizer == "muon" and _is_hidden_matrix(name, parameter)
+            groups[part_of(name), muon].append(parameter)
     return [
-        {"params": p, "lr": rate, "peak_lr": rate, "weight_decay": t.weight_decay, "muon": muon}
-        for p, rate, muon in groups
-        if p
+        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": t.weight_decay, "muon": muon, "part": part}
+        for (part, muon), parameters in groups.items()
+        for rate in [t.rate(part) * (t.muon_lr_scale if muon else 1.0)]
     ]
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and "embed" not in name and part_of(name) in ("tower", "projector", "llm")

@@ -9,6 +9,7 @@ the two times (or when it answers with a box); ``box_frames: visible`` supervise
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from spacevllm.boxes import cxcywh_to_xyxy, pairwise_giou
 from spacevllm.config import Config
+from spacevllm.data.instance import TASKS
+from spacevllm.model.outputs import AlignOutput, GroundingOutput
 
 if TYPE_CHECKING:
     from spacevllm.model.batch import Batch
-    from spacevllm.model.modeling import AlignOutput, GroundingOutput
 
 
 class CriterionConfig(Config):
@@ -36,73 +38,120 @@ class CriterionConfig(Config):
 
 
 class Criterion:
+    """Every term is a sum over what it looks at (answer tokens, boxes, written times) by a count of the same things.
+
+    Kept apart, because a step may be cut into micro-batches and ranks: the sums of all parts divided by the counts of
+    all parts are the loss of one large batch, whatever the parts hold.
+    """
+
     def __init__(self, config: CriterionConfig) -> None:
         self.config = config
 
-    def __call__(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
-        """Every term, unweighted, and their weighted sum ``loss``: scalars.
+    def __call__(self, output: GroundingOutput | AlignOutput, batch: Batch) -> dict[str, Tensor]:
+        """Every term, unweighted, and their weighted sum ``loss``, of this batch alone: scalars."""
+        sums, counts = self.sums(output, batch), self.counts(batch, align=isinstance(output, AlignOutput))
+        return {name: mean(sums[name], counts[name]) for name in sums} | {"loss": self.loss(sums, counts)}
 
-        A batch without boxes or spans still touches the decoder with weight 0: every rank must, in every step, or
-        ZeRO-2 and ZeRO-3 hang.
+    def loss(self, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of all terms, a scalar; sums of a part with the counts of the whole give its share."""
+        terms = (self.weight(name) * mean(sums[name], counts[name]) for name in sums)
+        return sum(terms, torch.zeros(()))
+
+    def weight(self, term: str) -> float:
+        return float(getattr(self.config, term, 1.0))  # ``alignment`` is alone
+
+    def counts(self, batch: Batch, align: bool = False) -> dict[str, Tensor]:
+        """How much each term looks at: (len(TASKS),) float by task. Known before the forward pass."""
+        if align:
+            boxes = by_task((batch.box_known & batch.in_span).sum(1).float(), batch.tasks)
+            asked = by_task(_covered(batch).any((1, 2)).float(), batch.tasks)
+            return {"alignment": asked, "l1": boxes, "giou": boxes}
+        learned = batch.labels[:, 1:] >= 0  # (B, L - 1)
+        boxes = by_task(self._supervised(batch).sum(1).float(), batch.tasks)
+        counts = {"lm": by_task(batch.label_weights[:, 1:][learned], _token_tasks(batch, learned))}
+        counts |= {"l1": boxes, "giou": boxes, "attention": boxes}
+        if self.config.pointer:
+            counts["pointer"] = 2 * by_task((batch.pointer_index[:, 0] >= 0).float(), batch.tasks)
+        return counts
+
+    def sums(self, output: GroundingOutput | AlignOutput, batch: Batch) -> dict[str, Tensor]:
+        """Each term's sum: (len(TASKS),) float by task.
+
+        A batch without boxes or spans still touches the decoder, with empty selections: every rank must, in every
+        step, or ZeRO-2 and ZeRO-3 hang.
         """
-        terms = {"lm": self._language(output), **self._space(output, batch)}
+        if isinstance(output, AlignOutput):
+            return self._alignment(output, batch)
+        sums = {"lm": self._language(output, batch), **self._space(output, batch)}
         if self.config.pointer and output.pointer_logits is not None:
-            terms["pointer"] = self._pointer(output.pointer_logits, batch)
-        terms["loss"] = sum((getattr(self.config, name) * term for name, term in terms.items()), torch.zeros(()))
-        return terms
+            sums["pointer"] = self._pointer(output.pointer_logits, batch)
+        return sums
 
-    def alignment(self, output: AlignOutput, batch: Batch) -> dict[str, Tensor]:
-        """The loss of an ``align`` stage: of all visual tokens, a caption fits those its object covers best, and what
-        they say together is its box.
+    def _alignment(self, output: AlignOutput, batch: Batch) -> dict[str, Tensor]:
+        """Of all visual tokens, a caption fits those its object covers best; what these say together is its box."""
+        wanted = _covered(batch)  # (Q, T, P)
+        asked = wanted.any((1, 2))
+        fit = soft_cross_entropy(output.logits[asked], wanted.flatten(1)[asked])
+        boxes = _box_terms(output.boxes, batch, batch.box_known & batch.in_span)
+        return {"alignment": by_task(fit, batch.tasks[asked]), **boxes}
 
-        Returns:
-            ``alignment``: divergence from the boxes' shares of the cells, in nats; ``l1``, ``giou``; their sum ``loss``
-            with the weights of the boxes' terms.
-        """
-        where = batch.box_known & batch.in_span  # (Q, T)
-        wanted = batch.cell_shares * where.unsqueeze(-1)  # (Q, T, P)
-        asked = wanted.sum((1, 2)) > 0
-        terms = {"alignment": soft_cross_entropy(output.logits[asked], wanted.flatten(1)[asked])}
-        terms |= box_terms(output.boxes[where], batch.boxes[where])
-        terms["loss"] = terms["alignment"] + self.config.l1 * terms["l1"] + self.config.giou * terms["giou"]
-        return terms
-
-    def _language(self, output: GroundingOutput) -> Tensor:
+    def _language(self, output: GroundingOutput, batch: Batch) -> Tensor:
         each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)
-        return (each * output.label_weights).sum() / output.label_weights.sum().clamp(min=1e-6)
+        return by_task(each * output.label_weights, _token_tasks(batch, batch.labels[:, 1:] >= 0))
+
+    def _supervised(self, batch: Batch) -> Tensor:
+        """(Q, T) bool: where a box is learned."""
+        where = batch.box_known & (batch.query_index[batch.question_row] >= 0)
+        return where & batch.in_span if self.config.box_frames == "span" else where
 
     def _space(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
-        where = batch.box_known & output.space_valid  # (Q, T)
-        if self.config.box_frames == "span":
-            where = where & batch.in_span
-        if not where.any():
-            untouched = 0.0 * output.space.boxes.sum()
-            return {"l1": untouched, "giou": untouched, "attention": untouched}
-        boxes, truth = output.space.boxes[where], batch.boxes[where]  # (N, 4)
-        logits = output.space.attention_logits[where]  # (N, P)
-        return {**box_terms(boxes, truth), "attention": soft_cross_entropy(logits, batch.cell_shares[where])}
+        where = self._supervised(batch)
+        tasks = batch.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
+        attention = soft_cross_entropy(output.space.attention_logits[where], batch.cell_shares[where])
+        return {**_box_terms(output.space.boxes, batch, where), "attention": by_task(attention, tasks)}
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
         timed = batch.pointer_index[:, 0] >= 0  # (Q,)
-        if not timed.any():
-            return 0.0 * logits.nan_to_num(neginf=0.0).sum()
-        return soft_cross_entropy(logits[timed].flatten(0, 1), batch.pointer_target[timed].flatten(0, 1))
+        each = soft_cross_entropy(logits[timed], batch.pointer_target[timed])  # (N, 2)
+        return by_task(each.sum(-1), batch.tasks[timed])
 
 
-def box_terms(boxes: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Means of the L1 distance (sum over four numbers) and of 1 - GIoU; both (N, 4) cxcywh in [0, 1], N may be 0."""
-    giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))  # (N,)
-    count = max(len(boxes), 1)
-    return {"l1": (boxes - truth).abs().sum() / count, "giou": (1 - giou).sum() / count}
+def mean(sums: Tensor, counts: Tensor) -> Tensor:
+    """Over all tasks, a scalar; 0 where nothing was counted."""
+    return sums.sum() / counts.sum().clamp(min=1e-6)
+
+
+def by_task(values: Tensor, tasks: Tensor) -> Tensor:
+    """Sums of values (N,) for each task (N,): (len(TASKS),). N may be 0, and the graph is kept."""
+    return values @ F.one_hot(tasks, len(TASKS)).to(values.dtype)
+
+
+def _token_tasks(batch: Batch, learned: Tensor) -> Tensor:
+    """(N,) task of every learned token: learned (B, L - 1), position t predicts the token at t + 1."""
+    rows, _ = learned.nonzero(as_tuple=True)
+    first = torch.searchsorted(batch.question_row, torch.arange(len(learned), device=rows.device))  # (B,)
+    return batch.tasks[first[rows] + batch.segments[:, 1:][learned] - 1]
+
+
+def _covered(batch: Batch) -> Tensor:
+    """(Q, T, P): the boxes' shares of the cells, on frames of the span."""
+    return batch.cell_shares * (batch.box_known & batch.in_span).unsqueeze(-1)
+
+
+def _box_terms(boxes: Tensor, batch: Batch, where: Tensor) -> dict[str, Tensor]:
+    """Sums by task of the L1 distance (over four numbers) and of 1 - GIoU; boxes (Q, T, 4), where (Q, T) bool."""
+    tasks = batch.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
+    found, truth = boxes[where], batch.boxes[where]  # (N, 4)
+    giou = pairwise_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(truth))
+    return {"l1": by_task((found - truth).abs().sum(-1), tasks), "giou": by_task(1 - giou, tasks)}
 
 
 def soft_cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over rows of the divergence of softmax(logits) from ``wanted``, in nats; 0 where they agree.
+    """(...) divergence of softmax(logits) from ``wanted``, in nats; 0 where they agree.
 
     Args:
-        logits: (N, P), -inf allowed where ``wanted`` is 0. wanted: (N, P) float >= 0, scaled to sum 1 here. N may be 0.
+        logits: (..., P), -inf allowed where ``wanted`` is 0. wanted: (..., P) float >= 0, scaled to sum 1 here.
     """
     wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-9)
     log_p = logits.float().log_softmax(-1).masked_fill(wanted == 0, 0.0)
-    gap = wanted * (wanted.clamp(min=1e-9).log() - log_p)  # (N, P)
-    return gap.sum() / max(len(logits), 1)
+    return (wanted * (wanted.clamp(min=1e-9).log() - log_p)).sum(-1)

@@ -7,7 +7,6 @@ the row (cells, newlines, queries) and reads the last-layer states back. One dev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,42 +18,13 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.batch import Batch, Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
+from spacevllm.model.outputs import AlignOutput, GroundingOutput
 from spacevllm.model.queries import InterleavedQueries
 from spacevllm.model.space_decoder import QueryGuidedSpaceDecoder, SpaceOutput
 
 NEW_MODULES = ("queries", "space_decoder")  # what SpaceVLLM adds to LLaVA-OneVision
 # the tower: torch's fused CPU kernel takes six times as long as two matmuls in bf16 at 64 tokens
 ATTENTION = {"text_config": SHARED_PREFIX, "vision_config": "eager" if not torch.cuda.is_available() else "sdpa"}
-
-
-@dataclass
-class GroundingOutput:
-    """Attributes:
-    logits: (N, V) float, one row for every position that has a label, in row order.
-    labels, label_weights: (N,).
-    space: boxes and attention of every question and frame; questions without queries hold zeros.
-    space_valid: (Q, T) bool, where ``space`` is real.
-    pointer_logits: (Q, 2, T * P) of the pointer head over the visual tokens, -inf where there is none; None
-        unless asked for.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    label_weights: Tensor
-    space: SpaceOutput
-    space_valid: Tensor
-    pointer_logits: Tensor | None
-
-
-@dataclass
-class AlignOutput:
-    """Attributes:
-    logits: (Q, T * P), the projected token against the mean embedding of the caption's words, both normalised.
-    boxes: (Q, T, 4) cxcywh in [0, 1], read from the frame's tokens in the shares of their logits.
-    """
-
-    logits: Tensor
-    boxes: Tensor
 
 
 class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
@@ -78,10 +48,14 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
 
     def visual_features(self, pixels: Tensor, pooled: bool) -> Tensor:
         """(F, C, S, S) frames → (F, P, D) language-model inputs, row by row; F == 0 is allowed."""
+        features = self._projected(pixels)
+        return self.model.apply_pooling(features) if pooled else features
+
+    def _projected(self, pixels: Tensor) -> Tensor:
+        """(F, C, S, S) → (F, side², D)"""
         layer = self.config.vision_feature_layer
         hidden = self.model.vision_tower(pixels, output_hidden_states=True).hidden_states[layer]  # (F, side², Dv)
-        features = self.model.multi_modal_projector(hidden)  # (F, side², D)
-        return self.model.apply_pooling(features) if pooled else features
+        return self.model.multi_modal_projector(hidden)
 
     def embed(
         self, input_ids: Tensor, kinds: Tensor, query_ids: Tensor, video_pixels: Tensor, image_pixels: Tensor
@@ -92,12 +66,16 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
             ValueError: pixels and cells of the rows do not match in number.
         """
         x = self.get_input_embeddings()(input_ids * (kinds == Kind.TEXT))  # (B, L, D)
-        for kind, pixels, pooled in (
-            (Kind.VIDEO_CELL, video_pixels, True),
-            (Kind.IMAGE_CELL, image_pixels, self.config.image_pooling),
+        # videos and images pass the tower together: ZeRO-3 gathers its weights at every call, and ranks whose batches
+        # hold other media must call it equally often
+        features = self._projected(torch.cat([video_pixels, image_pixels]))  # (F, side², D)
+        for kind, part, pooled in (
+            (Kind.VIDEO_CELL, features[: len(video_pixels)], True),
+            (Kind.IMAGE_CELL, features[len(video_pixels) :], self.config.image_pooling),
         ):
-            if len(pixels):
-                x = _place(x, kinds == kind, self.visual_features(pixels, pooled).flatten(0, 1))
+            if len(part):
+                cells = self.model.apply_pooling(part) if pooled else part
+                x = _place(x, kinds == kind, cells.flatten(0, 1))
         newline = kinds == Kind.NEWLINE
         x = _place(x, newline, self.model.image_newline.expand(int(newline.sum()), -1))
         return _place(x, kinds == Kind.QUERY, self.queries(query_ids))

@@ -11,14 +11,13 @@ layers: spec "parameter-free" (secondary reading of the paper); ``learned`` adds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@dataclass
-class SpaceOutput:
+class SpaceOutput(NamedTuple):
     """boxes: (Q, T, 4) cxcywh in [0, 1]. attention_logits: (Q, T, P), the second attention's, for its supervision.
     states: (Q, T, D), the query states the boxes were read from."""
 

@@ -19,10 +19,13 @@ from pipelines.build_unistg import BuildUnistgConfig
 from pipelines.build_unistg import run as build_unistg
 from pipelines.tracking import TrackingConfig
 from pipelines.train.config import TrainJobConfig
-from pipelines.train.optimizer import MuonAdamW
+from pipelines.train.optimizer import MuonAdamW, parameter_groups
 from spacevllm.config import ConfigError, load_config
 from spacevllm.data.moving_shapes import write_data_set
+from spacevllm.model.configuration import tiny_config
+from spacevllm.model.modeling import build
 
+LONGER = ("stages.videos.steps=30", "train.log_every=1", "tracking.enabled=false")
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
 
@@ -38,31 +41,45 @@ def data(tmp_path_factory, ray_cluster) -> str:
     return out
 
 
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The debug recipe, every step reported, from beginning to end."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train.run(config(data, out, *LONGER))
+    return out
+
+
+def history(out: Path) -> dict[int, dict]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    return {row["step"]: row for row in rows}
+
+
 @pytest.mark.slow
-def test_every_stage_of_the_debug_recipe_and_nothing_twice(data, tmp_path):
-    job = config(data, tmp_path / "run")
-    summary = train.run(job)
-    assert summary["steps"] == 16 and summary["clips_failed"] == 0
-    assert summary["last"]["step"] == 16 and summary["last"]["started_at"] == 0
-    for name in ("loss", "lm", "l1", "giou", "attention", "pointer", "tokens_per_s", "data_wait_share"):
-        assert isinstance(summary["last"][name], float), name
-    model = spacevllm.load(tmp_path / "run" / "model")
+def test_every_stage_of_the_debug_recipe_and_nothing_twice(data, finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["steps"] == 40 and summary["clips_failed"] == 0
+    assert summary["last"]["step"] == 40 and summary["last"]["started_at"] == 0
+    model = spacevllm.load(finished / "model")
     [tube] = model.ground(next(Path(data, "media", "test").glob("*.mp4")), ["the red circle"])
     assert tube.sampled_boxes.shape == (8, 4)
-    changed = (tmp_path / "run" / "model" / "model.safetensors").stat().st_mtime_ns
-    assert train.run(job) == summary
-    assert (tmp_path / "run" / "model" / "model.safetensors").stat().st_mtime_ns == changed
+    changed = (finished / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train.run(config(data, finished, *LONGER)) == summary
+    assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == changed
 
 
 @pytest.mark.slow
-def test_zero_stages_agree(data, tmp_path):
-    """ZeRO 0 and 2 are the same optimiser, cut differently: same losses (the debug recipe runs ZeRO 1)."""
-    losses = []
-    for stage in (0, 2):
-        short = ["stages.align.steps=1", "stages.stills.steps=1", "stages.videos.steps=2", "train.optimizer=adamw"]
-        job = config(data, tmp_path / f"zero{stage}", f"workers.zero_stage={stage}", "train.autocast=false", *short)
-        losses.append(train.run(job)["last"]["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+def test_a_log_line_says_what_is_learned_how_fast_and_what_waits(finished):
+    rows = history(finished)
+    assert sorted(rows) == list(range(1, 41))
+    assert {"alignment", "loss", "loss/rec"} <= set(rows[1]) and "lm" not in rows[1]
+    for name in ("loss", "lm", "l1", "giou", "attention", "pointer"):
+        assert isinstance(rows[40][name], float), name
+    assert {"loss/stvg", "loss/vtg", "loss/qa"} <= set().union(*rows.values())
+    assert {"loss/stvg", "loss/rec"} <= set(rows[40]), "a mixed stage reads stills and videos in every step"
+    for row in rows.values():
+        assert row["gradient_norm"] > 0 and row["tokens_per_s"] > 0
+        assert 0 < row["flops_utilisation"] < 1 and 0 <= row["data_wait_share"] < 1
 
 
 def registered_checkpoints(out: Path) -> list[Path]:
@@ -72,10 +89,10 @@ def registered_checkpoints(out: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path):
+def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "jobs.cli", "train", "--config", str(CONFIGS / "debug.yaml")]
-    command += ["--data", data, "--out", str(out), "stages.videos.steps=30", "tracking.enabled=false"]
+    command += ["--data", data, "--out", str(out), *LONGER]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not registered_checkpoints(out) and first.poll() is None:
@@ -87,8 +104,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path):
     assert not (out / "model").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    last = json.loads((out / "summary.json").read_text())["last"]
-    assert last["step"] == 38 and last["started_at"] >= 4
+    resumed, whole = history(out), history(finished)
+    started_at = resumed[40]["started_at"]
+    assert started_at >= 4 and set(resumed) >= set(range(started_at + 1, 41))
+    for step, row in resumed.items():
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            assert row[name] == pytest.approx(whole[step][name], rel=1e-6), (step, name)
 
 
 def test_muon_needs_whole_matrices(data, tmp_path):
@@ -99,6 +120,48 @@ def test_muon_needs_whole_matrices(data, tmp_path):
 def test_batches_must_divide_by_workers(tmp_path):
     with pytest.raises(ConfigError, match="does not divide by"):
         config("data", tmp_path, "workers.num_workers=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.videos.micro_batch_size=4", "does not divide by workers.num_workers 2 x micro_batch_size 4"),
+        ("stages.videos.mix=[still]", "wants 'still', which is none of align, stills, videos, mixed"),
+        ("stages.mixed.mix=[videos]", "must each read another media"),
+        ("stages.mixed.mix=[align]", "must have one objective"),
+        ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
+        ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
+        ("train.learning_rates={head: 1.0e-3}", "train.learning_rates.head"),
+        ("workers.zero_stage=4", "workers.zero_stage"),
+        ("lora={ranks: 8}", "lora.ranks: unknown key, did you mean 'rank'?"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(tmp_path, override, message):
+    with pytest.raises(ConfigError) as error:
+        config("data", tmp_path, override)
+    assert message in str(error.value)
+
+
+def test_lora_and_a_frozen_language_model_contradict_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="which is what lora trains"):
+        config("data", tmp_path, "lora={rank: 8}", "train.freeze=[llm]")
+
+
+def test_each_part_has_its_own_learning_rate():
+    """The tiny recipe's: Muon's matrices at twice the rate, new modules, too, the rest at 1e-3."""
+    job = load_config(TrainJobConfig, CONFIGS / "tiny.yaml", ["data=none", "out=none"])
+    groups = parameter_groups(build(tiny_config(400)), job)
+    rates = {(group["part"], group["muon"]): group["peak_lr"] for group in groups}
+    assert rates == {
+        ("tower", True): 2e-3,
+        ("tower", False): 1e-3,
+        ("projector", True): 2e-3,
+        ("projector", False): 1e-3,
+        ("llm", True): 2e-3,
+        ("llm", False): 1e-3,
+        ("queries", False): 2e-3,
+        ("decoder", False): 2e-3,
+    }
 
 
 def test_the_learning_rate_warms_up_and_falls_in_every_stage(tmp_path):
