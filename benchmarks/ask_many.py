@@ -3,8 +3,8 @@
     python -m benchmarks.ask_many
 
 Tiny model on CPU. Three ways to the same answers: all N at once behind one prefill, one by one behind one prefill, and
-without a memory (the video is read again for every question). Decoding the file is left out, which favours the last. Seconds are CPU seconds of one
-thread, so that a busy machine measures the same.
+without a memory (the video is read again for every question). Decoding the file is left out, which favours the last.
+Seconds are CPU seconds of one thread, which other work on the machine changes little.
 """
 
 from __future__ import annotations
