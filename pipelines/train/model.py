@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -72,14 +73,17 @@ def tiny_processor(config: TrainJobConfig, instances: Sequence[Instance]) -> Spa
 
 def _load(config: TrainJobConfig, folder: Path) -> SpaceVLLM:
     """In fp32; at ZeRO-3 each worker keeps only its share, from the first weight on."""
-    sharded = None
-    if config.workers.zero_stage == 3:
-        load_deepspeed(config.workers.use_gpu)
-        sharded = HfDeepSpeedConfig(settings(config))  # transformers looks for it while this object lives
-    try:
-        return load_model(folder, torch.float32, config.train.seed, config.model.fields)
-    finally:
-        del sharded
+    reading = sharded(config) if config.workers.zero_stage == 3 else None
+    return load_model(folder, torch.float32, config.train.seed, config.model.fields, reading)
+
+
+@contextmanager
+def sharded(config: TrainJobConfig) -> Iterator[None]:
+    """transformers cuts what it loads while DeepSpeed's configuration lives in an object of this class."""
+    load_deepspeed(config.workers.use_gpu)
+    alive = HfDeepSpeedConfig(settings(config))
+    yield
+    del alive
 
 
 def choose_trained(model: SpaceVLLM, config: TrainJobConfig) -> SpaceVLLM:

@@ -154,7 +154,7 @@ def memory_per_device(config: TrainJobConfig, sizes: Sizes) -> dict[str, float]:
         "optimiser": (8 + (4 if stage else 0)) * trained / cut[1],
     }
     if stage >= 2:
-        memory["buckets"] = 4.0 * min(REDUCE_BUCKET, trained)
+        memory["buckets"] = 4.0 * REDUCE_BUCKET
     if stage == 3:
         memory["gathered weights"] = 4.0 * min(LIVE_PARAMETERS, trained + frozen)
     return memory

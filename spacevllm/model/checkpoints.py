@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     fields: Mapping[str, Any] | None = None,
+    reading: AbstractContextManager[Any] | None = None,
 ) -> SpaceVLLM:
     """A SpaceVLLM folder, or a LLaVA-OneVision one to start from: there queries and space decoder are fresh, which a
     warning says.
@@ -84,6 +85,7 @@ def load_model(
         dtype: of the weights in memory, whatever the files hold.
         seed: of the fresh modules, so that all workers start from the same.
         fields: of ``SpaceVLLMConfig``, that shall differ from the folder's; new modules that they add are fresh.
+        reading: entered while the model is made and its weights are read, for who wants them cut into shards.
 
     Raises:
         CheckpointError: damaged files, or weights that do not fit; the message lists them.
@@ -108,6 +110,7 @@ def load_model(
     with ExitStack() as stack:
         files = {file: stack.enter_context(safe_open(file, "pt")) for file in {e.file for e in stored.values()}}
         mapped = {name: files[entry.file].get_tensor(entry.name) for name, entry in stored.items()}
+        stack.enter_context(reading or nullcontext())
         return SpaceVLLM.from_pretrained(
             None, config=config, state_dict=mapped | fresh, dtype=dtype, attn_implementation=ATTENTION
         )

@@ -65,3 +65,11 @@ def test_zero_3_loads_a_folder_in_shards_and_learns_the_same(results, mode):
     assert sharded["loss"][0] == pytest.approx(whole["loss"][0], rel=1e-5)
     if mode == "full":
         assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rank_holds_what_the_plan_says(results, name):
+    """Between steps: gradients and buckets are gone by then, but at ZeRO-3 they are kept for the next."""
+    planned = results[name]["bytes planned"]
+    kept = ("weights", "optimiser", *(("gradients", "buckets") if name.startswith("zero3") else ()))
+    assert results[name]["bytes held"] == pytest.approx(sum(planned[part] for part in kept), rel=0.02)

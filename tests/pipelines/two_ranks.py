@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,23 @@ def launch(out: Path) -> dict[str, Any]:
             for rank, log in enumerate(logs)
         ]
         try:
-            codes = [rank.wait(timeout=900) for rank in ranks]
+            codes = wait(ranks)
         finally:
             for rank in ranks:
                 rank.kill()
     assert codes == [0, 0], "\n".join((out / f"rank{rank}.log").read_text()[-3000:] for rank in range(2))
     return json.loads((out / "results.json").read_text())
+
+
+def wait(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Exit statuses, as soon as all have ended or one has failed: the other would wait for it for ever."""
+    end = time.monotonic() + 900
+    while time.monotonic() < end:
+        codes = [rank.poll() for rank in ranks]
+        if None not in codes or any(codes):
+            return codes
+        time.sleep(0.1)
+    raise TimeoutError("the ranks hang; their logs say where")
 
 
 def main(out: Path) -> None:
@@ -128,12 +140,20 @@ def steps(one: Any, parts: list[Any], count: int = STEPS) -> dict[str, list[floa
 def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
     """Losses; what the next step loses in this run, and in one that was loaded; outputs of engine and saved model."""
     import torch.distributed as dist
+    from tiny import make
 
+    from pipelines.train.model import choose_trained
+    from pipelines.train.plan import count_parameters, memory_per_device
     from spacevllm.predictor import Predictor
 
     print(f"case ZeRO {zero}, {mode}", flush=True)  # the log of a run that hangs says where
-    one, parts = trainer(zero, mode), batches()
+    parts, before = batches(), storages()
+    job = config(zero, mode)
+    sizes = count_parameters(choose_trained(make()[0], job))  # ZeRO-3 leaves nothing to count
+    one = trainer(zero, mode)
     found: dict[str, Any] = steps(one, parts)
+    found["bytes held"] = sum(size for address, size in storages().items() if address not in before)
+    found["bytes planned"] = memory_per_device(job, sizes)
     folder = out / f"zero{zero}-{mode}"
     one.save(str(folder), {"cursors": {"videos": (0, 3)}})
     dist.barrier()
@@ -184,16 +204,15 @@ def from_folder(zero: int, mode: str, folder: Path) -> dict[str, list[float]]:
     return {**found, "shards": [float(hasattr(model.lm_head.weight, "ds_id"))]}
 
 
-def held_bytes(known: set[int]) -> int:
-    """Of all tensors of this process but those in ``known``; storages count once."""
+def storages() -> dict[int, int]:
+    """Size of everything that a tensor of this process lies in, by address."""
     import gc
 
     import torch
 
     gc.collect()
-    found = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
-    return sum(size for pointer, size in storages.items() if pointer not in known)
+    found = [thing.untyped_storage() for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
 
 
 def accumulated(micro: int) -> dict[str, list[float]]:
