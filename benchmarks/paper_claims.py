@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.common import facts
 from pipelines import evaluate, train
 from pipelines.cluster import ray_session
 from pipelines.evaluate import EvaluateConfig
@@ -35,7 +36,6 @@ VARIANTS: dict[str, dict[str, str]] = {
     "(e) times in a list": {"time_encoding": "list"},
     "(f) caption first": {"prompt_order": "caption_first"},
 }
-ALIGN_STEPS = {"align": 500, "align_motion": 700}
 
 
 def main() -> None:
@@ -43,9 +43,11 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     with ray_session():
         for seed in range(options.seeds):
-            start = _train(options, seed, "start", {}, _stages(**ALIGN_STEPS))
+            start = _train(options, seed, "start", {}, _stages(align=options.align, align_motion=options.align_motion))
             for name, fields in VARIANTS.items():
-                model = _train(options, seed, name, fields, _stages(stills=options.stills, videos=options.steps), start)
+                model = _train(
+                    options, seed, name, fields, _stages(stills=options.stills, videos=options.videos), start
+                )
                 rows.setdefault(name, []).append(_score(options, seed, name, model))
                 _write(options, rows)
     print(*table(rows), sep="\n")
@@ -105,7 +107,7 @@ def _cost(out: str, model: str) -> dict[str, float]:
 
 
 def _write(options: argparse.Namespace, rows: Mapping[str, list[dict[str, float]]]) -> None:
-    about = {"steps": options.steps, "stills": options.stills, **ALIGN_STEPS}
+    about = facts() | vars(options)
     Path(options.out, "claims.json").write_text(json.dumps({"about": about, "variants": rows}, indent=2))
 
 
@@ -119,8 +121,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--test-data", default="", help="data set to score on (default: the same one's test split)")
     parser.add_argument("--out", required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000, help="of the video stage")
-    parser.add_argument("--stills", type=int, default=300, help="of the still-image stage")
+    for stage, steps in (("align", 500), ("align-motion", 700), ("stills", 150), ("videos", 1000)):
+        parser.add_argument(f"--{stage}", type=int, default=steps, help="steps of this stage")
     return parser.parse_args()
 
 

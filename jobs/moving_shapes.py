@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -75,15 +77,29 @@ def _render(config: MovingShapesJobConfig) -> dict[str, int]:
     counts = {}
     spawn = multiprocessing.get_context("spawn")  # a forked copy of Ray's or torch's threads can hang
     with (
-        ProcessPoolExecutor(os.cpu_count(), spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
+        ProcessPoolExecutor(os.cpu_count(), spawn) as pool,
         Progress("videos", config.num_videos, "videos") as progress,
+        ExitStack() as after,
     ):
+        after.callback(pool.shutdown, cancel_futures=True)  # interrupted, it would do all that is left
         for split, number in split_sizes(config.num_videos, config.test_share).items():
             instances = []
             write = partial(write_one, config.out, config.world, split)
-            for asked in pool.map(write, range(number), chunksize=4):
+            with _deaf_children():
+                written = pool.map(write, range(number), chunksize=4)
+            for asked in written:
                 instances += asked
                 progress.advance(1)
             write_annotations(config.out, split, instances)
             counts[split] = len(instances)
     return counts
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Ctrl-C is for this process: a worker that is started in here never hears it, not even while it is importing."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -88,7 +88,7 @@ def test_broken_model_is_one_line(cli, tmp_path, model, data):
     broken = tmp_path / "model"
     broken.mkdir()
     (broken / "config.json").write_text((model / "config.json").read_text())
-    refused(cli("evaluate", "--model", broken, "--data", data, "--out", tmp_path / "out"), "has no tokenizer.json")
+    refused(cli("evaluate", "--model", broken, "--data", data, "--out", tmp_path / "out"), "has no model.safetensors")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
@@ -109,9 +109,13 @@ def test_interrupt_is_quiet(tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "moving-shapes", "--out", str(tmp_path), "--num-videos", "100000"]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert job.stderr is not None
-    assert job.stderr.readline().startswith("videos")  # the first line of progress
-    os.killpg(job.pid, signal.SIGINT)  # as a terminal sends it: to the workers, too
-    _, error = job.communicate(timeout=60)
+    try:
+        assert job.stderr.readline().startswith("videos")  # the first line of progress
+        os.killpg(job.pid, signal.SIGINT)  # as a terminal sends it: to the workers, too
+        _, error = job.communicate(timeout=60)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode == 130
     assert "Traceback" not in error
 
