@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs.cli import main
@@ -64,8 +64,17 @@ def head_node(tmp_path_factory, agent_port=0):
         wait_for_dashboard(dashboard, head, log)
         yield f"http://127.0.0.1:{dashboard}"
     finally:
-        head.send_signal(signal.SIGTERM)  # --block takes its children down with it
-        head.wait(30)
+        stop(head)
+
+
+def stop(head):
+    """``--block`` takes its children down with it, one after the other; who is not gone then is killed."""
+    children = psutil.Process(head.pid).children(recursive=True)
+    head.terminate()
+    _, alive = psutil.wait_procs([psutil.Process(head.pid), *children], timeout=30)
+    for process in alive:
+        process.kill()
+    head.wait()
 
 
 @pytest.fixture

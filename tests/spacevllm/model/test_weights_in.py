@@ -138,7 +138,7 @@ def test_tied_embeddings_need_no_lm_head_and_mind_no_copy(tmp_path):
 
 def test_fresh_modules_come_from_the_seed_and_are_named(tmp_path, hf):
     folder = write_onevision(tmp_path / "base", hf)
-    with pytest.warns(UserWarning, match=r"queries and space_decoder start from random weights \(seed 5\)"):
+    with pytest.warns(UserWarning, match=r"queries and space_decoder: they start at random \(seed 5\)"):
         model = load_model(folder, seed=5)
     again, other = load_model(folder, seed=5).state_dict(), load_model(folder, seed=6).state_dict()
     fresh = {n: w for n, w in model.state_dict().items() if n.startswith(NEW_MODULES)}
