@@ -105,9 +105,17 @@ def test_debug_shows_the_traceback_of_user_errors(monkeypatch, capsys, tmp_path)
     assert error.splitlines()[-1].startswith("spacevllm: --model")
 
 
+def hear_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_is_quiet(tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "moving-shapes", "--out", str(tmp_path), "--num-videos", "100000"]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipe = subprocess.PIPE
+    # whoever runs the tests in the background of a shell has them ignore SIGINT, and children inherit that
+    job = subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=hear_interrupts
+    )
     assert job.stderr is not None
     try:
         assert job.stderr.readline().startswith("videos")  # the first line of progress
