@@ -111,9 +111,15 @@ class Criterion:
         return {**_box_terms(output.space.boxes, batch, where), "attention": by_task(attention, tasks)}
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Where the box is known, its cells; else only the frame: which of its cells to look at is the model's choice."""
         timed = batch.pointer_index[:, 0] >= 0  # (Q,)
-        each = soft_cross_entropy(logits[timed], batch.pointer_target[timed])  # (N, 2)
-        return by_task(each.sum(-1), batch.tasks[timed])
+        frames = batch.boxes.shape[1]
+        found, wanted = (x[timed].unflatten(-1, (frames, -1)) for x in (logits, batch.pointer_target))  # (N, 2, T, P)
+        by_cell = soft_cross_entropy(found.flatten(2), wanted.flatten(2))  # (N, 2)
+        # padding is -inf in every cell, and a logsumexp of nothing has no gradient
+        by_frame = soft_cross_entropy(found.clamp(min=-1e4).logsumexp(-1), wanted.sum(-1))  # (N, 2)
+        boxed = batch.box_known[timed].any(1, keepdim=True)  # (N, 1)
+        return by_task(torch.where(boxed, by_cell, by_frame).sum(-1), batch.tasks[timed])
 
 
 def mean(sums: Tensor, counts: Tensor) -> Tensor:
