@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.common import RESULTS, facts, rounds, seconds, write_result
-from benchmarks.flops import Flops
 from benchmarks.shapes import (
     CAPTION,
     QUESTION_TOKENS,
@@ -37,6 +37,7 @@ from benchmarks.shapes import (
     video_prefix,
 )
 from spacevllm.model.batch import Batch
+from spacevllm.model.flops import FlopsModel, Work
 from spacevllm.model.memory import VideoMemory, ask, prefill
 from spacevllm.model.modeling import GroundingOutput, SpaceVLLM
 
@@ -101,13 +102,13 @@ class Bench:
         self.device, self.repeats, self.config = device, repeats, SHAPES[shape]()
         torch.manual_seed(0)
         self.model: SpaceVLLM = random_model(self.config, device, DTYPE)
-        self.flops = Flops(self.model)
+        self.flops = FlopsModel(self.config)
         self.prefix, self.pixels = video_prefix(self.config), video_pixels(self.config, device, DTYPE)
         self.memory: VideoMemory = self._read()
 
     def prefill(self) -> dict[str, Any]:
         """Tower, projector and language model over one video, once."""
-        flops = self.flops.vision(self.config.num_frames) + self.flops.language(0, self.memory.length)
+        flops = self._flops(self.memory.length, frames=self.config.num_frames)
         return self._stage("prefill", self._read, flops, frames=self.config.num_frames)
 
     def ask(self, count: int, new_tokens: int) -> Iterator[dict[str, Any]]:
@@ -119,12 +120,11 @@ class Bench:
                 {"first": partial(write, 1), "whole": partial(write, 1 + new_tokens)}, self.repeats, self.device
             )
         first = median(taken["first"])
-        flops = count * (self.flops.language(self.memory.length, QUESTION_TOKENS) + self.flops.words(1))
-        flops += self.flops.boxes(count)
+        flops = count * (self._flops(QUESTION_TOKENS, self.memory.length, answers=1) + self._box_flops())
         yield self._row("ask", first, flops, questions=count)
         decoding = median(whole - one for whole, one in zip(taken["whole"], taken["first"], strict=True))
         begin = self.memory.length + QUESTION_TOKENS
-        flops = count * (self.flops.language(begin, new_tokens) + self.flops.words(new_tokens))
+        flops = count * self._flops(new_tokens, begin, answers=new_tokens)
         speed = count * new_tokens / decoding if decoding > 0 else None
         yield self._row("decode", decoding, flops, questions=count, tokens_per_s=speed, peak_bytes=peak())
 
@@ -138,7 +138,7 @@ class Bench:
             with torch.inference_mode():
                 self.model.decode_boxes(visual, query, caption, *masks)
 
-        return self._stage("space_decoder", decode, self.flops.boxes(1), questions=1)
+        return self._stage("space_decoder", decode, self._box_flops(), questions=1)
 
     def train(self) -> list[dict[str, Any]]:
         """A step over one video with its questions, gradient checkpointing and AdamW; what does not fit says so.
@@ -172,11 +172,22 @@ class Bench:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        forward = self.flops.training_row(batch.prefix_length, TRAINED_QUESTIONS, batch.segment_length, ANSWER_TOKENS)
-        vision = self.flops.vision(self.config.num_frames)
-        # frozen: no gradient of weights, and none below the projector
-        flops = 3 * (vision + forward) if mode == "full" else vision + 2 * forward
+        parts = ("tower", "projector", "llm") if mode == "full" else ("projector",)
+        work = self.flops.work(batch)
+        flops = FlopsModel(self.config, parts).training(work) + 3 * TRAINED_QUESTIONS * self._box_flops()
         return self._stage("train_step", step, flops, weights=mode, fits=True, questions=TRAINED_QUESTIONS)
+
+    def _flops(self, tokens: int, behind: int = 0, frames: int = 0, answers: int = 0) -> float:
+        """Of ``tokens`` in a row behind ``behind`` others, causal."""
+        pairs = tokens * behind + tokens * (tokens + 1) // 2
+        return sum(self.flops.forward(Work(frames, tokens, pairs, answers)).values())
+
+    def _box_flops(self) -> float:
+        """The space decoder without learned projections, one question: two attentions and the MLP, every frame."""
+        frames, cells, width = self.config.num_frames, self.config.grid(pooled=True) ** 2, self.config.text.hidden_size
+        mlp = sum(p.weight.numel() for p in self.model.space_decoder.box_head.modules() if isinstance(p, nn.Linear))
+        attention = 4 * cells * (CAPTION[1] - CAPTION[0] + 1) * width
+        return float(frames * self.config.decoder_layers * (attention + 2 * mlp))
 
     def _read(self) -> VideoMemory:
         return prefill(self.model, self.prefix, self.pixels, False)

@@ -15,37 +15,12 @@ OPENING_TOKENS, TIME_TOKENS = 14, 7  # system turn; each frame's time in the lis
 QUESTION_TOKENS, CAPTION = 40, (8, 28)
 
 
-def full_config() -> SpaceVLLMConfig:
-    """LLaVA-Video-7B's sizes: SigLIP-so400m-patch14-384 and Qwen2-7B."""
-    vision = {
-        "model_type": "siglip_vision_model",
-        "image_size": 384,
-        "patch_size": 14,
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "vision_use_head": False,
-    }
-    text = {
-        "model_type": "qwen2",
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32768,
-    }
-    return SpaceVLLMConfig(vision_config=vision, text_config=text)
-
-
 def small_config(num_frames: int = 8) -> SpaceVLLMConfig:
     """The tiny recipe's sizes."""
     return tiny_config(512, text={"max_position_embeddings": 8192}, num_frames=num_frames)
 
 
-SHAPES: dict[str, Callable[[], SpaceVLLMConfig]] = {"7b": full_config, "tiny": small_config}
+SHAPES: dict[str, Callable[[], SpaceVLLMConfig]] = {"7b": SpaceVLLMConfig, "tiny": small_config}
 
 
 def random_model(config: SpaceVLLMConfig, device: str, dtype: torch.dtype) -> SpaceVLLM:

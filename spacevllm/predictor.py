@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,19 +59,15 @@ class Predictor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         memories: VideoMemories | None = None,
-        fields: Mapping[str, Any] | None = None,
     ) -> Predictor:
         """From a model folder, see ``load_model``; safetensors only.
-
-        Args:
-            fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
 
         Raises:
             FileNotFoundError: not a model folder; the message says what is missing.
             CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
-        model = load_model(folder, dtype, fields=fields)
+        model = load_model(folder, dtype)
         processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
         return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)), memories)

@@ -111,7 +111,7 @@ class Criterion:
         return {**_box_terms(output.space.boxes, batch, where), "attention": by_task(attention, tasks)}
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Where the box is known, its cells; else only the frame: which of its cells to look at is the model's choice."""
+        """At the cells of the box or, where none is known, at the frame: where in it is then the model's choice."""
         timed = batch.pointer_index[:, 0] >= 0  # (Q,)
         frames = batch.boxes.shape[1]
         found, wanted = (x[timed].unflatten(-1, (frames, -1)) for x in (logits, batch.pointer_target))  # (N, 2, T, P)

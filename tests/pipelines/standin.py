@@ -16,7 +16,7 @@ class Standin:
     digest = "0123456789abcdef"
 
     def ground(self, video, questions, task="stvg"):
-        return [self._tube(video, question) for question in questions]
+        return [self._tube(video, question, task) for question in questions]
 
     def locate(self, image, expressions):
         size = np.array([image.info.width, image.info.height] * 2)
@@ -25,7 +25,7 @@ class Standin:
     def answer(self, video, questions, options=None):
         return ["A" for _ in questions]
 
-    def _tube(self, video, question):
+    def _tube(self, video, question, task):
         if question == "break":
             raise RuntimeError("this question breaks the model")
         info = video.info
@@ -35,7 +35,7 @@ class Standin:
         return Tube(
             video=info.path,
             question=question,
-            answer="From 0s." if span else "mumble",
+            answer=f"asked as {task}" if span else "mumble",
             span=span,
             begin_frame=begin,
             end_frame=end,
@@ -58,7 +58,7 @@ class OtherStandin(Standin):
 class SlowStandin(Standin):
     def ground(self, video, questions, task="stvg"):
         time.sleep(0.3)
-        return super().ground(video, questions)
+        return super().ground(video, questions, task)
 
 
 def load(path, device):

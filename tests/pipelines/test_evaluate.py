@@ -58,6 +58,8 @@ def test_every_record_is_scored_once(shapes, tmp_path):
     assert summary["qa"]["accuracy"] == summary["qa"]["baselines"]["first_option"]["accuracy"]
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     assert storage.read_table(tmp_path / "out/queries.parquet").num_rows == summary["in"]
+    asked = storage.read_table(tmp_path / "out/predictions").to_pylist()
+    assert all(row["answer"] == f"asked as {row['task']}" for row in asked if row["task"] in ("stvg", "vtg"))
 
     again = run(config(shapes, tmp_path), standin.load)
     assert again["new"] == again["decoded"] == 0

@@ -8,6 +8,7 @@ from tiny import clip, instance, make
 
 import spacevllm
 from spacevllm.data.collate import Collator
+from spacevllm.model.checkpoints import load_model
 from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.predictor import Predictor
@@ -42,6 +43,17 @@ def test_pickles_are_refused(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="pickled weights are refused"):
         spacevllm.load(tmp_path)
+
+
+def test_modules_that_other_fields_add_are_fresh_and_the_rest_is_kept(tmp_path):
+    model, processor = make()
+    Predictor(model, processor).save(tmp_path)
+    with pytest.warns(UserWarning, match=r"lacks weights of space_decoder: they start at random \(seed 3\)"):
+        other = load_model(tmp_path, seed=3, fields={"decoder_attention": "learned"})
+    added = other.state_dict().keys() - model.state_dict().keys()
+    assert added and all(name.startswith("space_decoder.") for name in added)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
 
 
 def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):

@@ -77,6 +77,20 @@ def test_the_pointer_aims_at_the_first_and_the_last_frames_cell():
     assert loss(output, batch)["pointer"] < 1e-5 < blind
 
 
+def test_without_boxes_the_pointer_may_look_anywhere_in_the_frame():
+    model, batch = setup("vtg")
+    batch.box_known[:] = False
+    output, loss = model(batch, pointer=True), Criterion(CriterionConfig(pointer=1.0))
+    frames = batch.pointer_target.view(1, 2, 8, 4).sum(-1, keepdim=True)  # (1, 2, T, 1)
+
+    def at_cell(cell: int, frames: torch.Tensor) -> torch.Tensor:
+        looks = (frames * torch.eye(4)[cell]).flatten(2)
+        return loss(output._replace(pointer_logits=looks.clamp(min=1e-9).log()), batch)["pointer"]
+
+    assert at_cell(0, frames) < 1e-5 and at_cell(3, frames) < 1e-5
+    assert at_cell(0, frames.roll(1, 2)) > 10
+
+
 def test_the_pointer_is_the_heads_own_attention():
     """The supervised logits, softmaxed over every position the head may read, are its attention weights."""
     model, processor = make()
