@@ -47,8 +47,8 @@ class MovingShapesConfig(Config):
     height: int = Field(default=120, ge=120, multiple_of=2)
     fps: int = Field(default=8, ge=1)
     num_frames: int = Field(default=57, description="whole seconds plus one frame: 8 uniform frames hit the seconds")
-    small: tuple[float, float] = (26, 32)
-    large: tuple[float, float] = (46, 58)
+    small: tuple[float, float] = (30, 36)
+    large: tuple[float, float] = (50, 60)
     min_speed: float = 16
     max_speed: float = 32
     growth: float = 1.7
