@@ -63,6 +63,25 @@ def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: Dry
     return run(data, out, overrides or [], dry_run)
 
 
+@app.command()
+def synthesize(
+    config: Config,
+    data: Annotated[str, typer.Option(help="Folder whose annotations/ hold captions (vtg records).", metavar="DIR")],
+    out: Out,
+    against: Annotated[str, typer.Option(help="Output of another run, to list what differs.", metavar="DIR")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Make STVG records from captioned videos.
+
+    Analyzer, annotator, refiner, filter. OUT/annotations is what build-unistg reads; OUT/stages keeps every sample with
+    its reason.
+    """
+    from jobs.synthesize import run
+
+    return run(config, data, out, overrides or [], dry_run, against)
+
+
 @app.command("import-llava-video")
 def import_llava_video(
     source: Annotated[str, typer.Argument(help="Folder of the checkpoint, as downloaded.", metavar="SRC")],

@@ -6,9 +6,11 @@ remote ones keep their scheme. Writing is all or nothing: a reader never sees ha
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -139,23 +141,45 @@ def read_json(uri: str | Path) -> Any:
     return json.loads(read_text(uri))
 
 
-def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
-    """Creates or replaces the file in one step: temporary file and rename here, one put in an object store."""
+def read_lines(uri: str | Path) -> Iterator[bytes]:
+    """Lines of a text file without their ends, one by one, a byte order mark left out."""
+    with open_read(uri) as file:
+        for number, line in enumerate(file):
+            yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).rstrip(b"\r\n")
+
+
+@contextmanager
+def writing(uri: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece; it appears, or replaces the old one, only when the block ends well."""
     fs, path = resolve(uri)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, bytes(data))
+        with tempfile.TemporaryFile() as file:  # an object store takes whole objects
+            yield file  # type: ignore[misc]
+            file.seek(0)
+            with fs.open(path, "wb") as target:
+                shutil.copyfileobj(file, target)
         return
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
+    """Creates or replaces the file in one step: temporary file and rename here, one put in an object store."""
+    fs, path = resolve(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, bytes(data))
+        return
+    with writing(uri) as file:
+        file.write(data)
 
 
 def write_text(uri: str | Path, text: str) -> None:
