@@ -4,7 +4,7 @@ Options name what a run reads and writes; everything else is configuration, set 
 options. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
 
 Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 3 done, but some rows
-failed (ground) · 130 interrupted.
+failed (ground, check-media) · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -80,6 +80,17 @@ def synthesize(
     from jobs.synthesize import run
 
     return run(config, data, out, overrides or [], dry_run, against)
+
+
+@app.command("check-media")
+def check_media(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Look at every video and image of a data set.
+
+    Is it there, does it decode, is it what the annotations say? Exit status 3: not all are; each of them says why.
+    """
+    from jobs.check_media import run
+
+    return run(data, out, overrides or [], dry_run)
 
 
 @app.command("import-llava-video")

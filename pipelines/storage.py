@@ -10,7 +10,6 @@ import codecs
 import fcntl
 import json
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -126,6 +125,12 @@ def version(uri: str | Path) -> str:
         return ""
 
 
+def size(uri: str | Path) -> int:
+    """Bytes. Raises FileNotFoundError."""
+    fs, path = resolve(uri)
+    return int(fs.info(path)["size"])
+
+
 def open_read(uri: str | Path) -> IO[bytes]:
     fs, path = resolve(uri)
     return fs.open(path, "rb")
@@ -148,38 +153,36 @@ def read_lines(uri: str | Path) -> Iterator[bytes]:
             yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).rstrip(b"\r\n")
 
 
-@contextmanager
-def writing(uri: str | Path) -> Iterator[IO[bytes]]:
-    """A file to write piece by piece; it appears, or replaces the old one, only when the block ends well."""
-    fs, path = resolve(uri)
-    if not isinstance(fs, LocalFileSystem):
-        with tempfile.TemporaryFile() as file:  # an object store takes whole objects
-            yield file  # type: ignore[misc]
-            file.seek(0)
-            with fs.open(path, "wb") as target:
-                shutil.copyfileobj(file, target)
-        return
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
     """Creates or replaces the file in one step: temporary file and rename here, one put in an object store."""
     fs, path = resolve(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, bytes(data))
         return
-    with writing(uri) as file:
+    with open_write(path) as file:
         file.write(data)
+
+
+@contextmanager
+def open_write(uri: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write to piece by piece; it takes the place of ``uri`` at the end, or not at all after an error."""
+    fs, path = resolve(uri)
+    local = isinstance(fs, LocalFileSystem)
+    folder, name = os.path.split(path)
+    if local:
+        os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder if local else None)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        if local:
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+            os.replace(temporary, path)
+        else:
+            fs.put_file(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def write_text(uri: str | Path, text: str) -> None:
@@ -212,6 +215,13 @@ def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
 def remove(uri: str | Path) -> None:
     fs, path = resolve(uri)
     fs.rm_file(path)
+
+
+def remove_folder(uri: str | Path) -> None:
+    """With everything in it, hidden files too; none is fine."""
+    fs, path = resolve(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
 
 
 @contextmanager

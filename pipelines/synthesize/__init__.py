@@ -162,7 +162,7 @@ def _write_records(out: str, wanted: set[str]) -> None:
     for old in storage.find(folder):
         storage.remove(old)
     for split, rows in _records(out, wanted).items():
-        with storage.writing(storage.join(folder, f"{split}.jsonl")) as file:
+        with storage.open_write(storage.join(folder, f"{split}.jsonl")) as file:
             for uri, names in rows:
                 table = storage.read_table(uri, ["id", "record"])
                 lines = dict(zip(table["id"].to_pylist(), table["record"].to_pylist(), strict=True))

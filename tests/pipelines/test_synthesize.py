@@ -111,7 +111,9 @@ def test_what_the_user_has_to_correct(world, tmp_path):
     with pytest.raises(ConfigError, match=r"annotator\.model .*no model there"):
         run(settings(world, tmp_path, annotator={"model": str(tmp_path / "none")}))
     with pytest.raises(ConfigError, match="holds no record of task vtg"):
-        run(settings(tmp_path, tmp_path))
+        run(settings(tmp_path, tmp_path, annotator={"kind": "moving_shapes", "world": str(world)}))
+    with pytest.raises(ConfigError, match=r"annotator\.world .*holds no moving_shapes.yaml"):
+        run(settings(world, tmp_path, annotator={"kind": "moving_shapes", "world": str(tmp_path)}))
     with pytest.raises(ValueError, match="needs its url"):
         settings(world, tmp_path, analyzer={"kind": "endpoint"})
     with pytest.raises(ConfigError, match="no stage is called"):

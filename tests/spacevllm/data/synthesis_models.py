@@ -20,7 +20,7 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %
 
 
 def save_tiny_dino(folder):
-    """12 queries, one layer of everything; frames are resized to 64 pixels."""
+    """12 queries, one layer of nearly everything (two decoder layers: they share a head); frames are resized to 64 pixels."""
     torch.manual_seed(0)
     tokenizer = _word_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], "[CLS] $A [SEP]")
     config = GroundingDinoConfig(
@@ -32,7 +32,7 @@ def save_tiny_dino(folder):
             vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
             pad_token_id=0,
         ),
-        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=12, num_feature_levels=4, max_text_len=32,
     )  # fmt: skip
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
