@@ -17,7 +17,7 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool, a
         need_folder("--against", against, "stages", "give the output folder of another run")
     if dry_run:
         check_models(settings)
-        return show_plan("synthesize", settings, f"{len(read_captions(data)[0])} captions")
+        return show_plan("synthesize", settings, f"{len(read_captions(data, settings.splits)[0])} captions")
     summary = synthesize(settings)
     print(storage.read_text(storage.join(out, "funnel.txt")), end="")
     if against:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ class BuildUnistgConfig(Config):
     """``build-unistg``: OUT/unistg/<split>/*.parquet, OUT/manifest.parquet (its media), OUT/dataset.json.
 
     Attributes:
-        data: folder with ``annotations/**/<split>.jsonl``; ``media`` there is relative to this folder.
+        data: folder with ``annotations/**/<split>.jsonl``, or several; ``media`` there is relative to its folder.
         out: the data set folder; the same folder is fine.
         seed: of the order. rows_per_shard: records in a file.
         leaks: what becomes of training records about what another split tests, see ``spacevllm.data.leakage``.
@@ -45,7 +45,7 @@ class BuildUnistgConfig(Config):
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
-    data: str
+    data: str | tuple[str, ...]
     out: str
     seed: int = 0
     rows_per_shard: int = Field(default=4096, ge=1)
@@ -75,7 +75,7 @@ def run(config: BuildUnistgConfig) -> Summary:
         if done is not None:
             return done
         with open_stage("build_unistg", config, config.out, config.tracking) as stage, ray_session(config.ray):
-            stage.set_dataset(lines.digest, config.data)
+            stage.set_dataset(lines.digest, config.data if isinstance(config.data, str) else config.out)
             summary = _Build(config, files, lines, stage).run()
             return write_summary(stage, config.out, summary | {"seconds": round(time.monotonic() - started, 3)})
 
@@ -87,7 +87,7 @@ class Lines(NamedTuple):
     digest: str
 
 
-def read_through(files: list[str]) -> Lines:
+def read_through(files: Iterable[str]) -> Lines:
     """Reads every file once: the sum of the lines' SHA-256, modulo 2^256."""
     count = total = 0
     for uri in files:
@@ -99,17 +99,15 @@ def read_through(files: list[str]) -> Lines:
 
 
 class _Build:
-    def __init__(self, config: BuildUnistgConfig, files: list[str], lines: Lines, stage: Run) -> None:
+    def __init__(self, config: BuildUnistgConfig, files: Mapping[str, str], lines: Lines, stage: Run) -> None:
         self.config, self.lines, self.stage = config, lines, stage
-        self.chunks = cut(files, max(1, int(config.chunk_mb * MEBIBYTE)))
+        self.chunks = cut(files, max(1, int(config.chunk_mb * MEBIBYTE)), config.out)
         self.splits = sorted({chunk.split for chunk in self.chunks} or {"train"})
         total = sum(chunk.end - chunk.begin for chunk in self.chunks)
         num_buckets = max(1, -(-total // max(1, int(config.bucket_mb * MEBIBYTE))))
-        same = storage.absolute(config.data) == storage.absolute(config.out)
-        root = "" if same else storage.absolute(config.data)
         versions = [(uri, storage.version(uri)) for uri in files]
-        key = instance_id(versions, lines.digest, config.seed, root, config.chunk_mb, num_buckets)
-        self.recipe = Recipe(storage.join(config.out, ".build", key), config.seed, num_buckets, root)
+        key = instance_id(versions, lines.digest, config.seed, config.chunk_mb, num_buckets)
+        self.recipe = Recipe(storage.join(config.out, ".build", key), config.seed, num_buckets)
 
     def run(self) -> Summary:
         facts = self._check()
@@ -117,8 +115,7 @@ class _Build:
         buckets = self._sort()
         shards = self._write([bucket["rows"] for bucket in buckets])
         lines = [chunk["lines"] for chunk in facts]
-        told = (self.config.out, self.chunks, lines, len(buckets), self.config.data, self.recipe)
-        reasons = write_dropped(*told)
+        reasons = write_dropped(self.config.out, self.chunks, lines, len(buckets), self.recipe)
         media = write_manifest(self.config.out, len(buckets), self.recipe)
         told_of = {"digest": self.lines.digest, **_order(self.config)}
         record = told_of | {"media": sum(media.values()), "shards": shards}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,8 @@ LINES_AT_ONCE = 1024  # as Python objects; they take ten times the memory of the
 
 
 class Chunk(NamedTuple):
-    """The lines that begin in bytes ``[begin, end)`` of a file."""
+    """The lines that begin in bytes ``[begin, end)`` of a file; ``media_root`` goes before relative media, if it is not
+    ``""``."""
 
     number: int
     file: int
@@ -40,6 +41,7 @@ class Chunk(NamedTuple):
     split: str
     begin: int
     end: int
+    media_root: str = ""
 
 
 class Recipe(NamedTuple):
@@ -48,28 +50,33 @@ class Recipe(NamedTuple):
     spill: str
     seed: int
     num_buckets: int
-    media_root: str
 
 
-def find_files(folder: str) -> list[str]:
-    """The annotation files, sorted.
+def find_files(folders: str | Sequence[str]) -> dict[str, str]:
+    """The annotation files in order: uri → the folder they were found for.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: a folder holds none.
     """
-    files = [uri for uri in storage.find(storage.join(folder, "annotations")) if uri.endswith(".jsonl")]
-    if not files:
-        raise ConfigError(f"{folder} has no annotations/*.jsonl")
-    return files
+    found: dict[str, str] = {}
+    for folder in [folders] if isinstance(folders, str) else folders:
+        files = [uri for uri in storage.find(storage.join(folder, "annotations")) if uri.endswith(".jsonl")]
+        if not files:
+            raise ConfigError(f"{folder} has no annotations/*.jsonl")
+        found |= dict.fromkeys(files, storage.absolute(folder))
+    return found
 
 
-def cut(files: list[str], chunk_bytes: int) -> list[Chunk]:
-    """Chunks in order of files and lines; a file's name says its split."""
+def cut(files: Mapping[str, str], chunk_bytes: int, out: str) -> list[Chunk]:
+    """Chunks in order of files and lines; a file's name says its split. Media stay relative where ``out`` is their
+    folder."""
     chunks: list[Chunk] = []
-    for number, uri in enumerate(files):
+    for number, (uri, folder) in enumerate(files.items()):
         size, split = storage.size(uri), storage.name(uri).removesuffix(".jsonl")
+        root = "" if folder == storage.absolute(out) else folder
         for begin in range(0, size, chunk_bytes):
-            chunks.append(Chunk(len(chunks), number, uri, split, begin, min(begin + chunk_bytes, size)))
+            end = min(begin + chunk_bytes, size)
+            chunks.append(Chunk(len(chunks), number, uri, split, begin, end, root))
     return chunks
 
 
@@ -98,7 +105,7 @@ def check_chunk(chunk: Chunk, recipe: Recipe) -> dict[str, Any]:
 def check_lines(chunk: Chunk, lines: list[tuple[int, bytes]], recipe: Recipe) -> pa.Table:
     """(index in the chunk, line) → rows of ``CHECKED``; ``dropped`` is null, or says why the record cannot be used."""
     place = {"file": chunk.file, "begin": chunk.begin, "split": chunk.split}
-    rows = [_check_line(line, place | {"index": index}, recipe) for index, line in lines]
+    rows = [_check_line(line, place | {"index": index}, chunk, recipe) for index, line in lines]
     try:
         return pa.Table.from_pylist(rows, schema=CHECKED)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # a value of the wrong type somewhere: find it
@@ -140,7 +147,7 @@ def _batches(chunk: Chunk) -> Iterator[list[tuple[int, bytes]]]:
             yield batch
 
 
-def _check_line(line: bytes, place: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _check_line(line: bytes, place: dict[str, Any], chunk: Chunk, recipe: Recipe) -> dict[str, Any]:
     key = None
     try:
         tree = json.loads(line)
@@ -155,7 +162,7 @@ def _check_line(line: bytes, place: dict[str, Any], recipe: Recipe) -> dict[str,
     if instance.split != place["split"]:
         reason = f"split {instance.split!r} in a file of split {place['split']!r}"
         return place | {"id": _text(key), "dropped": reason}
-    media = storage.join(recipe.media_root, str(instance.media)) if recipe.media_root else instance.media
+    media = storage.join(chunk.media_root, str(instance.media)) if chunk.media_root else instance.media
     order = instance_id(recipe.seed, instance.id)
     return vars(instance) | place | {"media": media, "order": order, **_keys(instance)}
 

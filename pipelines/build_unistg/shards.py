@@ -21,7 +21,9 @@ MANIFEST = pa.schema([("id", pa.string()), *MEDIA])
 MANIFEST_ROWS = 1 << 16  # in a row group
 
 
-def write_shards(number: int, counts: list[list[int]], splits: list[str], rows_per_shard: int, out: str, recipe: Recipe) -> dict[str, Any]:
+def write_shards(
+    number: int, counts: list[list[int]], splits: list[str], rows_per_shard: int, out: str, recipe: Recipe
+) -> dict[str, Any]:
     """Writes the shards whose first row lies in bucket ``number``; returns {name: rows}.
 
     Args:
@@ -82,7 +84,7 @@ def _batched(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: int, data: str, recipe: Recipe) -> Counter[str]:
+def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: int, recipe: Recipe) -> Counter[str]:
     """OUT/dropped.jsonl: file, split, line (from 1), key and reason of every line that is no record, in their order.
 
     Args:
@@ -91,22 +93,35 @@ def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: 
     Returns:
         How many went for each reason.
     """
-    before: dict[tuple[int, int], int] = {}
-    for chunk, already in zip(chunks, accumulate([0, *lines]), strict=False):
+    before: dict[tuple[int, int], int] = {}  # lines of the file that lie before the chunk
+    already = 0
+    for chunk, count in zip(chunks, lines, strict=True):
+        already = already if chunk.begin else 0
         before[chunk.file, chunk.begin] = already
-    starts = {chunk.file: before[chunk.file, 0] for chunk in chunks if chunk.begin == 0}
-    names = {chunk.file: chunk.uri.removeprefix(f"{storage.absolute(data).rstrip('/')}/") for chunk in chunks}
+        already += count
+    names = {chunk.file: chunk.uri for chunk in chunks}
     files = [f"chunk-{chunk.number:06d}.jsonl" for chunk in chunks]
     files += [f"bucket-{number:04d}.jsonl" for number in range(num_buckets)]
     runs = [_dropped_run(storage.join(recipe.spill, name)) for name in files]
     reasons: Counter[str] = Counter()
-    with storage.open_write(storage.join(out, "dropped.jsonl")) as file:
+    uri = storage.join(out, "dropped.jsonl")
+    others = _converters_rows(uri)
+    with storage.open_write(uri) as file:
+        file.writelines(others)
         for (number, begin, index), row in heapq.merge(*runs, key=lambda item: item[0]):
-            line = before[number, begin] - starts[number] + index + 1
+            line = before[number, begin] + index + 1
             told = {"file": names[number], "split": row["split"], "line": line, "key": row["key"], "reason": row["reason"]}
             file.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
             reasons[row["reason"]] += 1
     return reasons
+
+
+def _converters_rows(uri: str) -> Iterator[bytes]:
+    """What ``convert`` dropped into the same folder stays listed: its rows name their source."""
+    if storage.exists(uri):
+        for line in storage.read_lines(uri):
+            if "source" in json.loads(line):
+                yield line + b"\n"
 
 
 def _dropped_run(uri: str) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -17,7 +18,7 @@ from pipelines.cluster import ray_session
 from pipelines.parts import Parts
 from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
-from pipelines.synthesize.config import AnalyzerConfig, AnnotatorConfig, SynthesizeConfig
+from pipelines.synthesize.config import AnalyzerConfig, AnnotatorConfig, SynthesisOptions, SynthesizeConfig
 from pipelines.synthesize.stages import annotator_work, caption_work, next_work, run_worker
 from pipelines.synthesize.workers import open_chat
 from pipelines.tracking import Run
@@ -27,7 +28,17 @@ from spacevllm.data.synthesis.funnel import FunnelStage, funnel, funnel_table, o
 from spacevllm.data.synthesis.sample import STAGES, Caption
 from spacevllm.drawing.funnel import draw_funnel
 
-__all__ = ["AnalyzerConfig", "AnnotatorConfig", "SynthesizeConfig", "compare", "read_captions", "read_funnel", "run"]
+__all__ = [
+    "AnalyzerConfig",
+    "AnnotatorConfig",
+    "SynthesisOptions",
+    "SynthesizeConfig",
+    "check_models",
+    "compare",
+    "read_captions",
+    "read_funnel",
+    "run",
+]
 
 
 def run(config: SynthesizeConfig) -> Summary:
@@ -41,7 +52,7 @@ def run(config: SynthesizeConfig) -> Summary:
         ConfigError: no captions, or a model that is not there. StorageBusy: another job writes to the same output.
     """
     check_models(config)
-    captions, unreadable = read_captions(config.data)
+    captions, unreadable = read_captions(config.data, config.splits)
     with storage.exclusive(config.out), open_stage("synthesize", config, config.out, config.tracking) as stage:
         started = time.monotonic()
         with ray_session(config.ray):
@@ -63,8 +74,11 @@ def run(config: SynthesizeConfig) -> Summary:
         return write_summary(stage, config.out, summary)
 
 
-def read_captions(folder: str) -> tuple[list[Caption], int]:
+def read_captions(folder: str, splits: Sequence[str] = ()) -> tuple[list[Caption], int]:
     """The ``vtg`` records of ``folder/annotations/**.jsonl`` by id, each id once; media relative to ``folder``.
+
+    Args:
+        splits: which; none: all.
 
     Returns:
         The captions, and how many lines are no record at all.
@@ -78,7 +92,7 @@ def read_captions(folder: str) -> tuple[list[Caption], int]:
         for line in storage.read_lines(uri) if uri.endswith(".jsonl") else []:
             try:
                 instance = Instance.from_row(json.loads(line))
-                if instance.task == "vtg":
+                if instance.task == "vtg" and (not splits or instance.split in splits):
                     found.setdefault(instance.id, _caption(instance, folder))
             except (ValueError, TypeError, AttributeError, KeyError):
                 unreadable += 1
@@ -104,7 +118,7 @@ def read_funnel(out: str) -> list[FunnelStage]:
     return [FunnelStage(**stage) for stage in storage.read_json(uri)] if storage.exists(uri) else []
 
 
-def check_models(config: SynthesizeConfig) -> None:
+def check_models(config: SynthesisOptions) -> None:
     """Here, so that a wrong name is the user's error and not a worker's death. Raises ConfigError."""
     if config.analyzer.kind != "local":
         open_chat(config.analyzer)

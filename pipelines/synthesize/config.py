@@ -74,25 +74,36 @@ class AnnotatorConfig(AnnotatorOptions):
         return self
 
 
-class SynthesizeConfig(Config):
+class SynthesisOptions(Config):
+    """The stages' settings.
+
+    Attributes:
+        splits: of the captions; none: all.
+        continuity: price of a jump when boxes are linked, see ``spacevllm.data.synthesis.linking``.
+        block_rows: samples that travel together; what a killed run redoes at most, for each actor.
+        retry_failed: also do again what was rejected or failed before.
+    """
+
+    analyzer: AnalyzerConfig
+    annotator: AnnotatorConfig = AnnotatorConfig()
+    refiner: RefinerOptions = RefinerOptions()
+    filter: FilterOptions = FilterOptions()
+    splits: tuple[str, ...] = ()
+    continuity: float = Field(default=1.0, ge=0)
+    block_rows: int = Field(default=16, ge=1)
+    retry_failed: bool = False
+
+
+class SynthesizeConfig(SynthesisOptions):
     """``synthesize``: OUT/stages/<stage>/*.parquet, OUT/annotations/<split>.jsonl, OUT/funnel.txt and .svg.
 
     Attributes:
         data: folder with ``annotations/**/<split>.jsonl``; its ``vtg`` records are the captions with rough intervals.
         out: where everything goes. Running again does only what is missing or was made with other settings.
-        block_rows: samples that travel together; what a killed run redoes at most, for each actor.
-        retry_failed: also do again what was rejected or failed before.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
     data: str
     out: str
-    analyzer: AnalyzerConfig
-    annotator: AnnotatorConfig = AnnotatorConfig()
-    continuity: float = Field(default=1.0, ge=0, description="price of a jump when boxes are linked, see linking.py")
-    refiner: RefinerOptions = RefinerOptions()
-    filter: FilterOptions = FilterOptions()
-    block_rows: int = Field(default=16, ge=1)
-    retry_failed: bool = False
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()

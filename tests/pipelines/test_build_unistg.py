@@ -110,6 +110,18 @@ def test_another_folder_refers_to_the_media_where_they_are(tmp_path, ray_cluster
     assert sorted(media) == [str(tmp_path / "data/media/train/0.mp4"), "s3://bucket/1.mp4"]
 
 
+def test_several_folders_and_what_the_converter_dropped(tmp_path, ray_cluster):
+    write_lines(tmp_path / "a", "train", [record(0)])
+    write_lines(tmp_path / "out", "train", [record(1), "{"])
+    told = '{"source": "vidstg", "annotations": "x.json", "file": "x.json", "key": "1", "reason": "no box"}'
+    storage.write_text(tmp_path / "out/dropped.jsonl", f'{told}\n{{"file": "an older build\'s"}}\n')
+    build(tmp_path / "out", data=(str(tmp_path / "a"), str(tmp_path / "out")), out=str(tmp_path / "out"))
+    media = read_records(str(tmp_path / "out"), "train", ["media"])["media"].to_pylist()
+    assert sorted(media) == [str(tmp_path / "a/media/train/0.mp4"), "media/train/0.mp4"]
+    first, second = (tmp_path / "out/dropped.jsonl").read_text().splitlines()
+    assert first == told and json.loads(second)["reason"] == "the line is no JSON"
+
+
 @pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 2, "chunk_mb": 0.002}, {"bucket_mb": 0.001}])
 def test_the_same_bytes_whatever_the_parallelism_and_the_sizes(changes, tmp_path, ray_cluster):
     """Also with lines of every length at the borders of chunks, and bad ones between."""
@@ -159,9 +171,9 @@ def test_training_records_about_what_is_tested_are_removed_and_listed(tmp_path, 
     summary = build(tmp_path)
     dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
     assert [(row["file"], row["line"], row["key"]) for row in dropped] == [
-        ("annotations/train.jsonl", 1, "hcstvg_v1/train/1_a"),
-        ("annotations/train.jsonl", 2, "hcstvg_v1/train/2_b"),
-        ("annotations/train.jsonl", 6, "image1"),
+        (str(tmp_path / "annotations/train.jsonl"), 1, "hcstvg_v1/train/1_a"),
+        (str(tmp_path / "annotations/train.jsonl"), 2, "hcstvg_v1/train/2_b"),
+        (str(tmp_path / "annotations/train.jsonl"), 6, "image1"),
     ]
     assert [row["reason"] for row in dropped] == [TESTED, SISTER, TESTED] and summary["ok"] == 6
     assert build(tmp_path, leaks="keep")["ok"] == 8
