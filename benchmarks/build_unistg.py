@@ -2,9 +2,9 @@
 
     python -m benchmarks.build_unistg --records 50000 500000
 
-Generated annotations in the proportions of the paper (110 STVG with 20 boxes, 50 VTG, 320 REC), two tasks at once. Memory
-is the resident set, read five times a second: of the driver, of the largest worker, and of all of them together with
-Ray's own processes (pages that they share count for each).
+Generated annotations in the proportions of the paper (110 STVG with 20 boxes, 50 VTG, 320 REC), two tasks at once.
+Memory is the resident set, read five times a second: of the driver, of the largest worker, and of all of them together
+with Ray's own processes (pages that they share count for each).
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ def main() -> None:
     outcomes = {level.name: run_level(level, options.videos) for level in LEVELS}
     print(f"{'noise':<24} {'refined':>8} {'rough tIoU':>10} {'tIoU':>6} {'vIoU':>6} {'filtered':>8} {'vIoU':>6}")
     for name, o in outcomes.items():
-        print(f"{name:<24} {o.refined:>8.1%} {o.rough:>10.3f} {o.tiou:>6.3f} {o.viou:>6.3f} {o.kept:>8.1%} {o.kept_viou:>6.3f}")
+        before = f"{o.refined:>8.1%} {o.rough:>10.3f} {o.tiou:>6.3f} {o.viou:>6.3f}"
+        print(f"{name:<24} {before} {o.kept:>8.1%} {o.kept_viou:>6.3f}")
     levels = {name: {key: round(value, 4) for key, value in o._asdict().items()} for name, o in outcomes.items()}
     print(write_result("synthesis_noise", facts() | {"videos": options.videos, "levels": levels}, options.out))
 

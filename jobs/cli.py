@@ -56,11 +56,21 @@ def moving_shapes(
 
 
 @app.command("build-unistg")
-def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
-    """Turn annotations into Uni-STG Parquet shards."""
+def build_unistg(
+    data: Annotated[str, typer.Option(help="Folder whose annotations/ hold records.", metavar="DIR")] = "",
+    config: Annotated[str, typer.Option(help="Or a file that names sources and synthesis.", metavar="FILE")] = "",
+    out: Annotated[str, typer.Option(help="Folder or URI for the results; with --config it may say so.")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Turn annotations into Uni-STG Parquet shards.
+
+    From a folder of records, or, with --config, from published annotation files: converted, synthesised, checked,
+    shuffled. OUT/data_card.html tells what is in it.
+    """
     from jobs.build_unistg import run
 
-    return run(data, out, overrides or [], dry_run)
+    return run(config, data, out, overrides or [], dry_run)
 
 
 @app.command()

@@ -20,13 +20,14 @@ from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config, ConfigError
-from spacevllm.data.instance import SCHEMA, instance_id
+from spacevllm.data.instance import instance_id
 from spacevllm.data.media_check import Promise, Tolerance, differences, join, promise_of
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 
-COLUMNS = ["media", "media_type", "box_frames", "end_frame", "fps_num", "fps_den", "num_frames", "width", "height", "duration_s"]
+FACTS = ["fps_num", "fps_den", "num_frames", "width", "height", "duration_s"]
+COLUMNS = ["media", "media_type", "box_frames", "end_frame", *FACTS]
 _ANNOTATED = [(f"annotated_{name}", pa.float64()) for name in Promise._fields]
 WORK = pa.schema([(name, pa.string()) for name in ("id", "fingerprint", "media", "uri")] + _ANNOTATED)
 REPORT = pa.schema(

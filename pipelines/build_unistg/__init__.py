@@ -1,8 +1,8 @@
 """Annotations (JSON lines, one ``Instance`` row each) → shuffled Uni-STG Parquet shards, in bounded memory.
 
 Three passes on Ray, each a set of tasks that need no other: chunks of the files are checked and sorted, buckets of the
-order are put together, shards are cut. The order is that of a hash of seed and id: the same lines and seed give the same
-bytes, however many workers there were, whatever the order of the lines and the size of chunks and buckets.
+order are put together, shards are cut. The order is that of a hash of seed and id: the same lines and seed give the
+same bytes, however many workers there were, whatever the order of the lines and the size of chunks and buckets.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ full, whatever the ids are, and each can be finished without the others. A chunk
 
     chunk-000007.arrow    one record batch a bucket, rows of ``CHECKED``
     chunk-000007.jsonl    its dropped lines
-    chunk-000007.json     ``ChunkFacts``; written last: with it the chunk is done
+    chunk-000007.json     its facts; written last: with it the chunk is done
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +82,11 @@ def cut(files: Mapping[str, str], chunk_bytes: int, out: str) -> list[Chunk]:
 
 
 def check_chunk(chunk: Chunk, recipe: Recipe) -> dict[str, Any]:
-    """Does one chunk, unless it is done; returns its facts: counts, and for the second pass what is held out and which records have sisters."""
+    """Does one chunk, unless it is done.
+
+    Returns:
+        Its facts: ``lines``, ``records`` and ``dropped`` are counts, the others are for the second pass.
+    """
     base = storage.join(recipe.spill, f"chunk-{chunk.number:06d}")
     if storage.exists(f"{base}.json"):
         return dict(storage.read_json(f"{base}.json"))
@@ -192,12 +197,12 @@ def _drop(chunk: Chunk, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_bucket(records: pa.Table, num_buckets: int) -> list[pa.Table]:
-    """The records of each bucket. Bucket b holds the places from b/num_buckets to (b + 1)/num_buckets of all there are."""
+    """The records of each bucket; bucket b holds the b-th of ``num_buckets`` equal parts of the order."""
     first = [int(order[:8], 16) * num_buckets >> 32 for order in records["order"].to_pylist()]
     buckets = np.array(first, np.int64)
     ordered = np.argsort(buckets, kind="stable")
     borders = np.searchsorted(buckets[ordered], np.arange(num_buckets + 1))
-    return [records.take(pa.array(ordered[a:b])) for a, b in zip(borders, borders[1:], strict=False)]
+    return [records.take(pa.array(ordered[a:b])) for a, b in pairwise(borders)]
 
 
 def _relations(records: pa.Table) -> dict[str, Any]:

@@ -58,12 +58,12 @@ def write_manifest(out: str, num_buckets: int, recipe: Recipe) -> dict[str, int]
     runs = [_media_run(storage.join(recipe.spill, f"bucket-{b:04d}.media")) for b in range(num_buckets)]
     unique = (row for row, _ in groupby(heapq.merge(*runs)))
     counts: Counter[str] = Counter()
-    with storage.open_write(storage.join(out, "manifest.parquet")) as file:
-        with pq.ParquetWriter(file, MANIFEST, compression="zstd") as writer:
-            for rows in _batched(unique, MANIFEST_ROWS):
-                ids = [instance_id(media) for _, media, _ in rows]
-                writer.write_table(pa.table([ids, *map(list, zip(*rows, strict=True))], schema=MANIFEST))
-                counts.update(split for split, _, _ in rows)
+    manifest = storage.join(out, "manifest.parquet")
+    with storage.open_write(manifest) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd") as writer:
+        for rows in _batched(unique, MANIFEST_ROWS):
+            ids = [instance_id(media) for _, media, _ in rows]
+            writer.write_table(pa.table([ids, *map(list, zip(*rows, strict=True))], schema=MANIFEST))
+            counts.update(split for split, _, _ in rows)
     return dict(counts)
 
 
@@ -110,7 +110,8 @@ def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: 
         file.writelines(others)
         for (number, begin, index), row in heapq.merge(*runs, key=lambda item: item[0]):
             line = before[number, begin] + index + 1
-            told = {"file": names[number], "split": row["split"], "line": line, "key": row["key"], "reason": row["reason"]}
+            told = {"file": names[number], "split": row["split"], "line": line}
+            told |= {"key": row["key"], "reason": row["reason"]}
             file.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
             reasons[row["reason"]] += 1
     return reasons

@@ -1,7 +1,7 @@
 """Captions with rough intervals → spatio-temporal records, in four stages on Ray Data.
 
-Every stage's rows lie in OUT/stages/<stage>/*.parquet, rejected ones included, with status, reason and caption: a stage is
-replayed from there when only its own settings change, and two runs are compared by ``compare``.
+Every stage's rows lie in OUT/stages/<stage>/*.parquet, rejected ones included, with status, reason and caption: a stage
+is replayed from there when only its own settings change, and two runs are compared by ``compare``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def run(config: SynthesizeConfig) -> Summary:
     """Makes what is missing of every stage, then OUT/annotations/<split>.jsonl of what is left behind the filter.
 
     Returns:
-        The summary that is also OUT/summary.json: ``in`` = ``ok`` + ``failed`` captions, ``errors`` the others by reason,
-        ``removed`` their share, ``unreadable`` annotation lines that are no record.
+        The summary that is also OUT/summary.json: ``in`` = ``ok`` + ``failed`` captions, ``errors`` the others by
+        reason, ``removed`` their share, ``unreadable`` annotation lines that are no record.
 
     Raises:
         ConfigError: no captions, or a model that is not there. StorageBusy: another job writes to the same output.

@@ -1,4 +1,4 @@
-"""The columns of every stage's Parquet files. Each row carries its caption, so a stage can be replayed from its files."""
+"""The columns of every stage's Parquet files. Each row carries its caption: a stage can be replayed from its files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def tested_thing(instance: Instance) -> int:
 
 
 def twin(instance: Instance) -> int | None:
-    """64 bits that are equal for records of sister sources about the same clip with the same words; None: has no sister."""
+    """64 bits, equal for records of sister sources about the same clip with the same words; None: it has no sister."""
     if instance.source not in FAMILIES:
         return None
     return _hash("twin", instance.split, instance.task, _clip(instance), _words(instance))

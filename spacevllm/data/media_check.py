@@ -24,7 +24,7 @@ class Tolerance(Config):
 
 
 class Promise(NamedTuple):
-    """What the records say; 0: nothing. ``last_frame``: the largest frame number that a span or a box names, exclusive."""
+    """What the records say; 0: nothing. ``last_frame``: behind the last frame that a span or a box names."""
 
     fps: float
     num_frames: int

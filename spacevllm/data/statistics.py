@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers: counts, spans, boxes. Tables go in one by one, so memory does not grow with them."""
+"""What a data set holds, in numbers: counts, spans, boxes. Tables go in one by one: memory does not grow with them."""
 
 from __future__ import annotations
 

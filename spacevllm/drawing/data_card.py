@@ -1,4 +1,4 @@
-"""The data card: what a data set holds, where it comes from, what was left out. One HTML page, and the same in Markdown.
+"""The data card: what a data set holds, where it comes from, what was left out. An HTML page, and the same as Markdown.
 
 The page is self-contained: pictures are data: URIs, plots are SVG, nothing is fetched.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ TASK_NAMES = {
 
 
 class Origin(NamedTuple):
-    """A source as it was read: ``published`` questions per split, ``kept`` and ``dropped`` per reason of what was read."""
+    """A source as it was read: how many questions were ``published``; ``dropped`` by reason."""
 
     name: str
     files: str
@@ -147,7 +148,7 @@ def _source_rows(statistics: Statistics, splits: Sequence[str]) -> list[SourceRo
 def _plots(statistics: Statistics) -> list[Plot]:
     median = _median_bin(statistics.span_s)
     return [
-        Plot("How long spans last", "seconds", _bars(statistics.span_s), f"half of them: under {median:g} s" if median else ""),
+        Plot("How long spans last", "seconds", _bars(statistics.span_s), f"half: under {median:g} s" if median else ""),
         Plot("How much of the video a span takes", "share of the video", _bars(statistics.span_share, percent=True)),
         Plot("Where spans begin", "share of the video", _bars(statistics.begin, percent=True)),
         Plot("Where spans end", "share of the video", _bars(statistics.end, percent=True)),
@@ -159,7 +160,8 @@ def _plots(statistics: Statistics) -> list[Plot]:
 def _bars(histogram: Histogram, percent: bool = False) -> list[Bar]:
     counts, edges = histogram.counts.tolist(), histogram.edges
     tallest = max([*counts, 1])
-    return [Bar(_label(a, b, percent), count, 100 * count / tallest) for a, b, count in zip(edges, edges[1:], counts, strict=False)]
+    bins = zip(pairwise(edges), counts, strict=True)
+    return [Bar(_label(*edge, percent), count, 100 * count / tallest) for edge, count in bins]
 
 
 def _label(low: float, high: float, percent: bool) -> str:

@@ -12,7 +12,8 @@ _STYLE = """\
 text { font: 14px system-ui, sans-serif; fill: #1f2023 } .quiet { fill: #6c6f75; font-size: 12.5px }
 .ground { fill: #eceae4 } .kept { fill: #d9641a } .paper { stroke: #4d5157; stroke-width: 1.5; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e9e7e2 } .quiet { fill: #979ba2 } .ground { fill: #2b2e34 } .kept { fill: #ff8a3d } .paper { stroke: #d4d3cf }
+  text { fill: #e9e7e2 } .quiet { fill: #979ba2 } .ground { fill: #2b2e34 } .kept { fill: #ff8a3d }
+  .paper { stroke: #d4d3cf }
 }"""
 
 

@@ -154,7 +154,11 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, ray_cluster, monkeypa
 
 def test_training_records_about_what_is_tested_are_removed_and_listed(tmp_path, ray_cluster):
     def clip(name, source, split, words):
-        return record(0, split, id=f"{source}/{split}/{name}", source=source, media=f"{source}/{name}.mp4", question=words)
+        place = {"id": f"{source}/{split}/{name}", "source": source, "media": f"{source}/{name}.mp4"}
+        return record(0, split, question=words, **place)
+
+    def image(name, split, words):
+        return record(0, split, id=name, media="shared.png", media_type="image", task="qa", question=words)
 
     train = [
         clip("1_a", "hcstvg_v1", "train", "a man sits"),  # its clip is in v2's val set
@@ -162,10 +166,10 @@ def test_training_records_about_what_is_tested_are_removed_and_listed(tmp_path, 
         clip("2_b", "hcstvg_v2", "train", "a man stands"),
         clip("2_b", "hcstvg_v2", "train", "a man leaves") | {"id": "other words"},
         clip("1_a", "vidstg", "train", "another film, another 1_a"),
-        record(1, media="shared.png", media_type="image", task="qa", question="tested", id="image1"),
-        record(2, media="shared.png", media_type="image", task="qa", question="not tested", id="image2"),
+        image("image1", "train", "tested"),
+        image("image2", "train", "not tested"),
     ]
-    val = [clip("1_a", "hcstvg_v2", "val", "he sits"), record(3, "val", media="shared.png", media_type="image", task="qa", question="tested", id="image3")]  # fmt: skip
+    val = [clip("1_a", "hcstvg_v2", "val", "he sits"), image("image3", "val", "tested")]
     write_lines(tmp_path, "train", train)
     write_lines(tmp_path, "val", val)
     summary = build(tmp_path)

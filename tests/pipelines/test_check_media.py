@@ -1,4 +1,4 @@
-"""Good, missing, broken and mis-annotated files: each has its row and its reason, and only changed files are read again."""
+"""Good, missing, broken and mis-annotated files: each has its row and reason, and only changed files are read again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def data(tmp_path, make_mp4, ray_cluster):
     rows = [
         record("good.mp4"), record("good.mp4", 1), record("absent.mp4"), record("cut.mp4"),
         record("small.mp4", width=128, num_frames=99, end_frame=90), record("slow.mp4", fps_num=7),
-        record("short.mp4", end_frame=40), record("unknown.mp4", fps_num=0, num_frames=1, width=0, height=0, duration_s=0.0),
+        record("short.mp4", end_frame=40),
+        record("unknown.mp4", fps_num=0, num_frames=1, width=0, height=0, duration_s=0.0),
         record("image.png", **no_span, **still),
     ]  # fmt: skip
     storage.write_text(tmp_path / "annotations/train.jsonl", "\n".join(map(json.dumps, rows)))
@@ -55,7 +56,8 @@ def test_every_file_has_a_row_and_a_reason(data, tmp_path, make_mp4):
         "small.mp4": "other_size", "slow.mp4": "other_fps", "short.mp4": "annotated_past_end",
     }  # fmt: skip
     assert (summary["in"], summary["ok"], summary["failed"], summary["new"]) == (8, 3, 5, 8)
-    assert "annotated 128x48, the file has 64x48; annotated 99 frames, the file has 24" in rows["media/small.mp4"]["error"]
+    small = rows["media/small.mp4"]["error"]
+    assert "annotated 128x48, the file has 64x48; annotated 99 frames, the file has 24" in small
     assert rows["media/good.mp4"]["num_frames"] == 24 and rows["media/good.mp4"]["fps"] == 8
     text = (tmp_path / "check/report.txt").read_text()
     assert text.startswith("3 of 8 media are there") and "media/absent.mp4:" in text

@@ -1,5 +1,5 @@
-"""The four stages end to end on Ray: a real endpoint that fails now and then, a real (tiny) Grounding DINO, real videos;
-and the truth seen through noise where the outcome has to be right.
+"""The four stages end to end on Ray: a real endpoint that fails now and then, a real (tiny) Grounding DINO, real
+videos; and the truth seen through noise where the outcome has to be right.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def stage_files(out, stage):
 
 
 def stage_rows(out, stage):
-    return [row for file in sorted(stage_files(out, stage)) for row in pq.read_table(out / "stages" / stage / file).to_pylist()]
+    files = sorted(stage_files(out, stage))
+    return [row for file in files for row in pq.read_table(out / "stages" / stage / file).to_pylist()]
 
 
 def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray_cluster):
@@ -104,7 +105,7 @@ def test_real_models_and_an_endpoint_that_fails_now_and_then(world, tmp_path, ra
     other = tmp_path / "other"
     run(settings(world, other))
     changed = compare(str(out), str(other), "analyzer")
-    assert [old for old, new in changed.values()] == ["no_object"] and set(compare(str(out), str(out), "filter")) == set()
+    assert [old for old, new in changed.values()] == ["no_object"] and compare(str(out), str(out), "filter") == {}
 
 
 def test_what_the_user_has_to_correct(world, tmp_path):

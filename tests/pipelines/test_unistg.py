@@ -1,4 +1,4 @@
-"""The shipped sample from end to end: every source, synthesis, shards and the card; then again, where nothing is left to do."""
+"""The shipped sample from end to end: every source, synthesis, shards and the card; then again, with nothing to do."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_what_is_tested_is_not_trained_on(sample, built):
 def test_the_card_tells_all_that(sample, built):
     page = storage.read_text(f"{sample.out}/data_card.html")
     text = Text(page).text
-    for words in ("Uni-STG, a sample", "110,000", "320,000", "refcocog", "The paper removed about 40 %", "area jump",
-                  "a training record about what a held-out split tests", "bbox: Input should be a valid list"):  # fmt: skip
+    told = ["Uni-STG, a sample", "110,000", "320,000", "refcocog", "The paper removed about 40 %", "area jump"]
+    for words in [*told, "about what a held-out split tests", "bbox: Input should be a valid list"]:
         assert words in text, words
     assert page.count("data:image/jpeg") == 8 and "could not be read" not in text
     assert "https://" not in page and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -75,8 +75,9 @@ def test_a_second_run_finds_everything_done(sample, built):
 
 def test_what_the_user_has_to_correct(sample, tmp_path):
     fields = sample.model_dump(mode="json") | {"sample": None}
+    absent = {"source": "hcstvg_v1", "split": "train", "annotations": str(tmp_path / "none.json")}
     with pytest.raises(ConfigError, match=r"sources\[0\]: annotations .*none.json: no such file"):
-        prepare(UnistgConfig.model_validate(fields | {"sources": [{"source": "hcstvg_v1", "split": "train", "annotations": str(tmp_path / "none.json")}]}))  # fmt: skip
+        prepare(UnistgConfig.model_validate(fields | {"sources": [absent]}))
     with pytest.raises(ConfigError, match="synthesis needs captions"):
         prepare(sample.model_copy(update={"sources": sample.sources[:1]}))
 

@@ -1,7 +1,7 @@
 """A small world with annotations in every published schema, so that a build can be tried without any download.
 
-Moving Shapes plays the films: what its scenes ask becomes rows as each data set publishes them, true schema and all, and
-each file holds one broken row, for these occur::
+Moving Shapes plays the films: what its scenes ask becomes rows as each data set publishes them, true schema and all,
+and each file holds one broken row, for these occur::
 
     DIR/moving_shapes.yaml      the world
     DIR/media/<split>/*.mp4, *.png
@@ -44,7 +44,8 @@ def write_samples(folder: str | Path, num_videos: int = 16, seed: int = 0) -> No
         asked = [instance for index in range(count) for instance in write_one(root, world, split, index)]
         rough = [one for index in range(count) for one in _rough(world, split, index)]
         expressions += [instance for instance in asked if instance.task == "rec"]
-        files |= dict([*_tubes(asked, SPLITS[split]), *_moments(asked, SPLITS[split]), *_rough_moments(rough, SPLITS[split])])
+        name = SPLITS[split]
+        files |= dict([*_tubes(asked, name), *_moments(asked, name), *_rough_moments(rough, name)])
     files |= dict(_expressions(expressions))
     _share_a_clip(files)
     _write(root, files)
@@ -83,7 +84,8 @@ def _tubes(asked: list[Instance], split: str) -> Iterator[tuple[str, Any]]:
 def _moments(asked: list[Instance], split: str) -> Iterator[tuple[str, Any]]:
     moments = [i for i in asked if i.task == "vtg"]
     yield f"charades_sta/charades_sta_{split}.txt", "\n".join([*map(_charades, moments[0::2]), "no such form"]) + "\n"
-    yield f"charades_sta/charades_{split}.json", {_name(i): {"duration": i.duration_s, "fps": float(i.fps)} for i in moments}
+    durations = {_name(i): {"duration": i.duration_s, "fps": float(i.fps)} for i in moments}
+    yield f"charades_sta/charades_{split}.json", durations
     yield f"tacos/{split}.json", _tacos(moments[1::2])
     yield f"llava/{split}.json", [*(_llava(i) for i in asked if i.task == "qa"), BROKEN]
 
@@ -221,7 +223,9 @@ def _instances(expressions: list[Instance]) -> dict[str, Any]:
         {"id": _number(media), "file_name": media.removeprefix("media/"), "width": i.width, "height": i.height}
         for media, i in files.items()
     ]
-    boxes = [{"id": _number(i.id), "image_id": _number(i.media), "category_id": 1, "bbox": _box(i)} for i in expressions]
+    boxes = [
+        {"id": _number(i.id), "image_id": _number(i.media), "category_id": 1, "bbox": _box(i)} for i in expressions
+    ]
     return {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "shape"}]}
 
 

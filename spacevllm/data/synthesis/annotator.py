@@ -72,7 +72,9 @@ class GroundingDino:
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
         # by its module: the name without "Pil" needs torchvision, which has no build for every machine
-        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
+        from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
+            GroundingDinoImageProcessorPil,
+        )
 
         self.threshold = threshold
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,7 +37,7 @@ class EndpointChat:
         self.client = httpx.Client(timeout=timeout_s, headers=headers)
 
     def __call__(self, messages: Sequence[Message]) -> str:
-        """The answer's text. Raises ChatUnavailable: no connection, time-out, error status, or no answer in the form."""
+        """The answer's text. Raises ChatUnavailable: no connection, time-out, error status, or another form."""
         request = {
             "model": self.model,
             "messages": list(messages),

@@ -1,5 +1,5 @@
-"""The rough interval shrinks to where the subject is seen. It mends borders that were annotated in steps of five seconds
-(DiDeMo), and it cannot know an action's borders while the subject stays in the picture.
+"""The rough interval shrinks to where the subject is seen. It mends borders that were annotated in steps of five
+seconds (DiDeMo), and it cannot know an action's borders while the subject stays in the picture.
 """
 
 from __future__ import annotations

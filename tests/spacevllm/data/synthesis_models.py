@@ -15,12 +15,30 @@ from transformers import (
 )
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
-WORDS = "the a small large red green blue circle square triangle diamond striped plain shape man . ?".split()
+WORDS = [
+    "the",
+    "a",
+    "small",
+    "large",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "triangle",
+    "diamond",
+    "striped",
+    "plain",
+    "shape",
+    "man",
+    ".",
+    "?",
+]
 CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
 
 
 def save_tiny_dino(folder):
-    """12 queries, one layer of nearly everything (two decoder layers: they share a head); frames are resized to 64 pixels."""
+    """12 queries, one layer of nearly everything (two of the decoder: they share a head); frames of 64 pixels."""
     torch.manual_seed(0)
     tokenizer = _word_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], "[CLS] $A [SEP]")
     config = GroundingDinoConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,6 @@ from spacevllm.data.synthesis.funnel import funnel, funnel_table, outcomes_that_
 from spacevllm.data.synthesis.linking import giou, link
 from spacevllm.data.synthesis.refiner import RefinerOptions, refine
 from spacevllm.data.synthesis.sample import Detections, Rejected, RoughTube, Track
-
 
 PLACE = np.array([10.0, 10.0, 30.0, 30.0])
 FAR = np.array([120.0, 80.0, 150.0, 110.0])
@@ -55,7 +56,7 @@ def test_no_path_scores_better(frames):
     track = link(found)
 
     def value(path):
-        jumps = sum((giou(a[0][None], b[0])[0] - 1) / 2 for a, b in zip(path, path[1:], strict=False))
+        jumps = sum((giou(a[0][None], b[0])[0] - 1) / 2 for a, b in pairwise(path))
         return sum(score for _, score in path) + jumps
 
     best = [[]]
@@ -139,4 +140,5 @@ def test_captions_hold_their_truth():
 def test_tubes_against_the_truth(level):
     """The table of ``python -m benchmarks.synthesis_noise``, on fewer videos; bounds are a good step below it."""
     outcome = run_level(level, num_videos=12)
-    assert outcome.refined >= level.least_refined and outcome.viou >= level.least_viou and outcome.tiou >= level.least_tiou
+    assert outcome.refined >= level.least_refined
+    assert outcome.tiou >= level.least_tiou and outcome.viou >= level.least_viou

@@ -62,7 +62,7 @@ def test_what_does_not_help_is_rejected_with_its_reason(plan, reason, why):
 def test_nobody_listens():
     with chat_server() as (url, _):
         pass
-    with pytest.raises(Rejected, match="no_answer: .*ConnectError"):
+    with pytest.raises(Rejected, match=r"no_answer: .*ConnectError"):
         find_objects(CAPTION, EndpointChat(url, "qwen"), QUICK)
 
 
