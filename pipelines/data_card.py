@@ -97,17 +97,20 @@ def read_origins(folders: Iterable[str]) -> list[Origin]:
 
 
 class _Chosen:
-    """The first records of each task, each of another source where there are so many; shards are shuffled already."""
+    """The first records of each task, each of another source and another medium; shards are shuffled already."""
 
     def __init__(self, per_task: int) -> None:
         self.per_task = per_task
         self.found: dict[str, dict[str, Instance]] = {task: {} for task in TASKS}
+        self.media: set[str] = set()
 
     def look(self, table: pa.Table) -> None:
-        tasks, sources = table["task"].to_pylist(), table["source"].to_pylist()
-        for row, (task, source) in enumerate(zip(tasks, sources, strict=True)):
-            if source not in self.found[task] and len(self.found[task]) < self.per_task:
-                self.found[task][source] = Instance.from_row(table.slice(row, 1).to_pylist()[0])
+        columns = (table[name].to_pylist() for name in ("task", "source", "media"))
+        for row, (task, source, medium) in enumerate(zip(*columns, strict=True)):
+            chosen = self.found[task]
+            if len(chosen) < self.per_task and source not in chosen and medium not in self.media:
+                chosen[source] = Instance.from_row(table.slice(row, 1).to_pylist()[0])
+                self.media.add(medium)
 
     def instances(self) -> list[Instance]:
         return [instance for task in TASKS for instance in self.found[task].values()]

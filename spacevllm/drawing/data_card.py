@@ -149,7 +149,7 @@ def _plots(statistics: Statistics) -> list[Plot]:
     median = _median_bin(statistics.span_s)
     return [
         Plot("How long spans last", "seconds", _bars(statistics.span_s), f"half: under {median:g} s" if median else ""),
-        Plot("How much of the video a span takes", "share of the video", _bars(statistics.span_share, percent=True)),
+        Plot("How much a span takes", "share of the video", _bars(statistics.span_share, percent=True)),
         Plot("Where spans begin", "share of the video", _bars(statistics.begin, percent=True)),
         Plot("Where spans end", "share of the video", _bars(statistics.end, percent=True)),
         Plot("How large boxes are", "share of the frame", _bars(statistics.box_share, percent=True)),

@@ -8,12 +8,15 @@ from html import escape
 from spacevllm.data.synthesis.funnel import PAPER_REMOVED, FunnelStage
 
 WIDTH, ROW, LEFT, BAR = 720, 44, 110, 420
+# Every selector names the picture: inside a page, an SVG's styles hold for the whole page
 _STYLE = """\
-text { font: 14px system-ui, sans-serif; fill: #1f2023 } .quiet { fill: #6c6f75; font-size: 12.5px }
-.ground { fill: #eceae4 } .kept { fill: #d9641a } .paper { stroke: #4d5157; stroke-width: 1.5; stroke-dasharray: 3 3 }
+.funnel-plot text { font: 14px system-ui, sans-serif; fill: #1f2023 }
+.funnel-plot .quiet { fill: #6c6f75; font-size: 12.5px }
+.funnel-plot .ground { fill: #eceae4 } .funnel-plot .kept { fill: #d9641a }
+.funnel-plot .paper { stroke: #4d5157; stroke-width: 1.5; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e9e7e2 } .quiet { fill: #979ba2 } .ground { fill: #2b2e34 } .kept { fill: #ff8a3d }
-  .paper { stroke: #d4d3cf }
+  .funnel-plot text { fill: #e9e7e2 } .funnel-plot .quiet { fill: #979ba2 } .funnel-plot .ground { fill: #2b2e34 }
+  .funnel-plot .kept { fill: #ff8a3d } .funnel-plot .paper { stroke: #d4d3cf }
 }"""
 
 
@@ -30,10 +33,9 @@ def draw_funnel(stages: Sequence[FunnelStage]) -> str:
         x, end + 16, f"what the paper keeps of all: about {1 - PAPER_REMOVED:.0%}", "quiet", "middle"
     )
     label = escape("; ".join(f"{s.name} keeps {s.kept} of {s.entered}" for s in stages))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
-        f'style="max-width: {WIDTH}px; width: 100%"><style>{_STYLE}</style>{"".join(bars)}{paper}</svg>\n'
-    )
+    size = f'viewBox="0 0 {WIDTH} {height}" style="max-width: {WIDTH}px; width: 100%"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="funnel-plot" {size} role="img" aria-label="{label}">'
+    return f"{head}<style>{_STYLE}</style>{''.join(bars)}{paper}</svg>\n"
 
 
 def _bar(name: str, kept: int, entered: int, row: int, why: str) -> str:
