@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 SPAN_S = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, np.inf)
 BOX_SHARE = (0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, np.inf)
 WORDS = (0, 3, 5, 7, 9, 12, 15, 20, 30, 50, np.inf)
-SHARES = tuple(np.linspace(0, 1, 11))
+SHARES = tuple(tenth / 10 for tenth in range(11))  # linspace would give 0.6000000000000001
 GRID = (9, 16)  # rows and columns of the picture
 
 
