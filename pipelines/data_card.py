@@ -83,8 +83,8 @@ def draw_examples(folder: str, instances: Iterable[Instance]) -> list[Example]:
 
 
 def read_origins(folders: Iterable[str]) -> list[Origin]:
-    """What ``convert`` wrote beside its records, in order of names."""
-    origins = []
+    """What ``convert`` wrote beside its records, in order of names; a file that stands in two folders once."""
+    origins: dict[tuple[str, str], Origin] = {}
     for folder in folders:
         uri = storage.join(folder, "sources.json")
         record: Mapping[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
@@ -92,8 +92,9 @@ def read_origins(folders: Iterable[str]) -> list[Origin]:
             name = entry["source"]
             published = [count for count in entry["published"].values() if count]
             told = (entry["read"], entry["kept"], sum(published) or None, entry["dropped"])
-            origins.append(Origin(name, storage.name(entry["config"]["annotations"]), *told, SOURCES[name].where))
-    return sorted(origins)
+            annotations = entry["config"]["annotations"]
+            origins[name, annotations] = Origin(name, storage.name(annotations), *told, SOURCES[name].where)
+    return [origins[key] for key in sorted(origins)]
 
 
 class _Chosen:
