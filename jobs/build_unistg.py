@@ -27,7 +27,7 @@ def _from_folder(data: str, out: str, overrides: list[str], dry_run: bool) -> in
     if dry_run:
         return show_plan("build-unistg", config, f"{read_through(find_files(data)).count} records")
     summary = build(config)
-    write_data_card(out, storage.name(data), summary["errors"], read_origins([data]))
+    write_data_card(out, storage.name(storage.absolute(data)), summary["errors"], read_origins([data]))
     return _finish(summary, out)
 
 
