@@ -1,20 +1,45 @@
-"""Turns annotations (DATA/annotations/*.jsonl) into Uni-STG Parquet shards."""
+"""Builds Uni-STG: from a folder of records, or from a configuration that names sources and synthesis."""
 
 from __future__ import annotations
 
 from jobs.common import finish, need_folder, resolve, show_plan
-from pipelines import storage
-from pipelines.build_unistg import BuildUnistgConfig, read_lines
+from pipelines import storage, unistg
+from pipelines.build_unistg import BuildUnistgConfig, find_files, read_through
 from pipelines.build_unistg import run as build
+from pipelines.data_card import read_origins, write_data_card
+from pipelines.stage import Summary
+from pipelines.unistg import UnistgConfig
+from spacevllm.config import ConfigError
 
 
-def run(data: str, out: str, overrides: list[str], dry_run: bool) -> int:
-    """Builds the shards, unless they are there already; returns the exit status."""
+def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -> int:
+    """Builds the shards and the data card, unless they are there already; returns the exit status."""
+    if bool(config) == bool(data):
+        raise ConfigError("give either --data, a folder with annotations, or --config, a file that names the sources")
+    if data and not out:
+        raise ConfigError("--out is needed with --data")
+    return _from_config(config, out, overrides, dry_run) if config else _from_folder(data, out, overrides, dry_run)
+
+
+def _from_folder(data: str, out: str, overrides: list[str], dry_run: bool) -> int:
     config = resolve(BuildUnistgConfig, "", overrides, data=data, out=out)
     need_folder("--data", data, "annotations", "records are read from DIR/annotations/<split>.jsonl")
     if dry_run:
-        return show_plan("build-unistg", config, f"{read_lines(data).num_rows} records")
+        return show_plan("build-unistg", config, f"{read_through(find_files(data)).count} records")
     summary = build(config)
+    write_data_card(out, storage.name(storage.absolute(data)), summary["errors"], read_origins([data]))
+    return _finish(summary, out)
+
+
+def _from_config(path: str, out: str, overrides: list[str], dry_run: bool) -> int:
+    config = resolve(UnistgConfig, path, overrides, **({"out": out} if out else {}))
+    if dry_run:
+        return show_plan("build-unistg", config, f"{len(config.sources)} annotation files")
+    return _finish(unistg.run(config, f"spacevllm build-unistg --config {path}"), config.out)
+
+
+def _finish(summary: Summary, out: str) -> int:
     dropped = f", {summary['failed']} dropped, see {storage.join(out, 'dropped.jsonl')}" if summary["failed"] else ""
+    print(f"data card: {storage.join(out, 'data_card.html')}")
     finish(f"shards: {storage.join(out, 'unistg')} ({summary['ok']} records{dropped})")
     return 0

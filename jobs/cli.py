@@ -4,7 +4,7 @@ Options name what a run reads and writes; everything else is configuration, set 
 options. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
 
 Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 3 done, but some rows
-failed (ground) · 130 interrupted.
+failed (ground, check-media) · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -94,9 +94,49 @@ def convert(
 
 
 @app.command("build-unistg")
-def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
-    """Turn annotations into Uni-STG Parquet shards."""
+def build_unistg(
+    data: Annotated[str, typer.Option(help="Folder whose annotations/ hold records.", metavar="DIR")] = "",
+    config: Annotated[str, typer.Option(help="Or a file that names sources and synthesis.", metavar="FILE")] = "",
+    out: Annotated[str, typer.Option(help="Folder or URI for the results; with --config it may say so.")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Turn annotations into Uni-STG Parquet shards.
+
+    From a folder of records, or, with --config, from published annotation files: converted, synthesised, checked,
+    shuffled. OUT/data_card.html tells what is in it.
+    """
     from jobs.build_unistg import run
+
+    return run(config, data, out, overrides or [], dry_run)
+
+
+@app.command()
+def synthesize(
+    config: Config,
+    data: Annotated[str, typer.Option(help="Folder whose annotations/ hold captions (vtg records).", metavar="DIR")],
+    out: Out,
+    against: Annotated[str, typer.Option(help="Output of another run, to list what differs.", metavar="DIR")] = "",
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Make STVG records from captioned videos.
+
+    Analyzer, annotator, refiner, filter. OUT/annotations is what build-unistg reads; OUT/stages keeps every sample with
+    its reason.
+    """
+    from jobs.synthesize import run
+
+    return run(config, data, out, overrides or [], dry_run, against)
+
+
+@app.command("check-media")
+def check_media(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
+    """Look at every video and image of a data set.
+
+    Is it there, does it decode, is it what the annotations say? Exit status 3: not all are; each of them says why.
+    """
+    from jobs.check_media import run
 
     return run(data, out, overrides or [], dry_run)
 

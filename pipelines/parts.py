@@ -13,7 +13,8 @@ and is done when a row with the same id and fingerprint is in a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,6 +67,12 @@ class Parts:
         self.tidy(wanted)
         table = pa.concat_tables([storage.read_table(uri, columns) for uri in self._files()])
         return table.filter(pc.is_in(table["id"], pa.array(list(wanted), pa.string()))).sort_by("id")
+
+    def rows(self, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Every row with the file it lies in, one file at a time."""
+        for uri in self._files():
+            for row in storage.read_table(uri, columns).to_pylist():
+                yield row, uri
 
     def _files(self) -> list[str]:
         return [uri for uri in storage.find(self.folder) if uri.endswith(".parquet")]

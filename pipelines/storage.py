@@ -6,6 +6,7 @@ remote ones keep their scheme. Writing is all or nothing: a reader never sees ha
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -124,6 +125,12 @@ def version(uri: str | Path) -> str:
         return ""
 
 
+def size(uri: str | Path) -> int:
+    """Bytes. Raises FileNotFoundError."""
+    fs, path = resolve(uri)
+    return int(fs.info(path)["size"])
+
+
 def open_read(uri: str | Path) -> IO[bytes]:
     fs, path = resolve(uri)
     return fs.open(path, "rb")
@@ -137,6 +144,13 @@ def read_text(uri: str | Path) -> str:
 
 def read_json(uri: str | Path) -> Any:
     return json.loads(read_text(uri))
+
+
+def read_lines(uri: str | Path) -> Iterator[bytes]:
+    """Lines of a text file without their ends, one by one, a byte order mark left out."""
+    with open_read(uri) as file:
+        for number, line in enumerate(file):
+            yield (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).rstrip(b"\r\n")
 
 
 def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
@@ -201,6 +215,13 @@ def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
 def remove(uri: str | Path) -> None:
     fs, path = resolve(uri)
     fs.rm_file(path)
+
+
+def remove_folder(uri: str | Path) -> None:
+    """With everything in it, hidden files too; none is fine."""
+    fs, path = resolve(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,21 @@ def test_typing_errors(cli):
     refused(cli("train", "--confg", "x"), "No such option: --confg", "--config", "spacevllm train --help")
     refused(cli("train", "--data", "x", "--out", "y"), "Missing option '--config'")
     refused(cli("moving-shapes", "--out", "x", "--num-videos", "many"), "--num-videos", "valid integer")
+
+
+def test_build_unistg_takes_a_folder_or_a_configuration(cli, data):
+    refused(cli("build-unistg", "--out", "x"), "either --data", "or --config")
+    refused(cli("build-unistg", "--data", data, "--config", "x.yaml", "--out", "x"), "either --data")
+    refused(cli("build-unistg", "--data", data), "--out is needed with --data")
+
+
+def test_check_media_says_which_files_are_not_as_annotated(cli, ray, data, tmp_path):
+    status, out, _ = cli("check-media", "--data", data, "--out", tmp_path / "check")
+    assert status == 0 and "8 of 8 media are there, decode and are as annotated" in out
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data/media/train/000001.mp4").unlink()
+    status, out, _ = cli("check-media", "--data", tmp_path / "data", "--out", tmp_path / "other")
+    assert status == 3 and "1  missing" in out and out.splitlines()[-1].endswith("(7 ok, 1 failed)")
 
 
 def test_unknown_key_names_the_nearest(cli, tmp_path):
@@ -133,9 +149,12 @@ def test_interrupt_is_quiet(tmp_path):
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_dry_runs(cli, data, tmp_path, config):
     out = tmp_path / "out"
-    status, printed, error = cli("train", "--config", config, "--data", data, "--out", out, "--dry-run")
+    jobs = {"synthesize": "synthesize", "unistg_sample": "build-unistg"}
+    job = jobs.get(config.stem, "train")
+    from_files = [] if job == "build-unistg" else ["--data", data]
+    status, printed, error = cli(job, "--config", config, *from_files, "--out", out, "--dry-run")
     assert status == 0, error
-    assert f"data: {data}" in printed
+    assert f"out: {out}" in printed and all(f"data: {folder}" in printed for folder in from_files[1:])
     assert not out.exists()
 
 
@@ -146,6 +165,8 @@ def test_dry_runs_touch_nothing(cli, data, model, tmp_path):
     runs = {
         "moving-shapes": ("--num-videos", "7", *both),
         "build-unistg": ("--data", data, *both),
+        "check-media": ("--data", data, *both),
+        "synthesize": ("--config", CONFIGS / "synthesize.yaml", "--data", data, *both),
         "convert": ("--source", "internvid", "--annotations", tmp_path / "questions.txt", *both),
         "evaluate": ("--model", model, "--data", data, *both),
         "ground": ("--model", model, "--videos", data / "media", "--questions", tmp_path / "questions.txt", *both),

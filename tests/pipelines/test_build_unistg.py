@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from pipelines import storage
-from pipelines.build_unistg import LINES, BuildUnistgConfig, check_lines, read_lines, run
+from pipelines import build_unistg, storage
+from pipelines.build_unistg import BuildUnistgConfig, run
+from pipelines.build_unistg.buckets import SISTER, TESTED
 from pipelines.manifest import data_set_media, read_records
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError
@@ -40,7 +41,7 @@ def build(folder, **changes):
     return run(BuildUnistgConfig(**{"data": str(folder), "out": str(folder), "tracking": OFF} | changes))
 
 
-def test_shards_depend_on_lines_and_seed_alone(tmp_path, ray_cluster, monkeypatch):
+def test_shards_depend_on_lines_and_seed_alone(tmp_path, ray_cluster):
     rows = [record(i) for i in range(50)]
     first, second, third = (tmp_path / name for name in "abc")
     for folder in (first, second, third):
@@ -52,7 +53,6 @@ def test_shards_depend_on_lines_and_seed_alone(tmp_path, ray_cluster, monkeypatc
 
     random.Random(0).shuffle(rows)
     write_lines(second, "train", rows)
-    monkeypatch.setattr("pipelines.build_unistg.LINES_PER_BLOCK", 5)  # many workers' worth of blocks
     assert build(second, rows_per_shard=20)["digest"] == summary["digest"]
     assert shards(second) == shards(first)
 
@@ -103,11 +103,95 @@ def test_bad_lines_are_dropped_with_line_and_reason(tmp_path, ray_cluster):
         assert why in row["reason"]
 
 
-def test_another_folder_refers_to_the_media_where_they_are(tmp_path):
-    write_lines(tmp_path, "train", [record(0), record(1, media="s3://bucket/1.mp4")])
-    checked = check_lines(read_lines(str(tmp_path)), media_root="/data")
-    assert checked["media"].to_pylist() == ["/data/media/train/0.mp4", "s3://bucket/1.mp4"]
-    assert read_lines(str(tmp_path)).schema.equals(LINES)
+def test_another_folder_refers_to_the_media_where_they_are(tmp_path, ray_cluster):
+    write_lines(tmp_path / "data", "train", [record(0), record(1, media="s3://bucket/1.mp4")])
+    build(tmp_path / "data", out=str(tmp_path / "out"))
+    media = read_records(str(tmp_path / "out"), "train", ["media"])["media"].to_pylist()
+    assert sorted(media) == [str(tmp_path / "data/media/train/0.mp4"), "s3://bucket/1.mp4"]
+
+
+def test_several_folders_and_what_the_converter_dropped(tmp_path, ray_cluster):
+    write_lines(tmp_path / "a", "train", [record(0)])
+    write_lines(tmp_path / "out", "train", [record(1), "{"])
+    told = '{"source": "vidstg", "annotations": "x.json", "file": "x.json", "key": "1", "reason": "no box"}'
+    storage.write_text(tmp_path / "out/dropped.jsonl", f'{told}\n{{"file": "an older build\'s"}}\n')
+    build(tmp_path / "out", data=(str(tmp_path / "a"), str(tmp_path / "out")), out=str(tmp_path / "out"))
+    media = read_records(str(tmp_path / "out"), "train", ["media"])["media"].to_pylist()
+    assert sorted(media) == [str(tmp_path / "a/media/train/0.mp4"), "media/train/0.mp4"]
+    first, second = (tmp_path / "out/dropped.jsonl").read_text().splitlines()
+    assert first == told and json.loads(second)["reason"] == "the line is no JSON"
+
+
+@pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 2, "chunk_mb": 0.002}, {"bucket_mb": 0.001}])
+def test_the_same_bytes_whatever_the_parallelism_and_the_sizes(changes, tmp_path, ray_cluster):
+    """Also with lines of every length at the borders of chunks, and bad ones between."""
+    rows = [record(i, question="what " * (i % 17)) for i in range(60)]
+    write_lines(tmp_path, "train", [*rows[:30], "{", *rows[30:], record(3), ""])
+    write_lines(tmp_path, "val", [record(i, "val") for i in range(9)])
+    results = []
+    for number, settings in enumerate([{}, changes]):
+        out = tmp_path / str(number)
+        summary = build(tmp_path, out=str(out), rows_per_shard=7, **settings)
+        names = [*shards(out), "manifest.parquet", "dropped.jsonl"]
+        results.append(({name: (out / name).read_bytes() for name in names}, summary | {"seconds": 0}))
+        assert not (out / ".build").exists()
+    assert results[0] == results[1] and len(results[0][0]) == 9 + 2 + 2
+
+
+def test_a_killed_build_goes_on_where_it_stopped(tmp_path, ray_cluster, monkeypatch):
+    write_lines(tmp_path, "train", [record(i) for i in range(40)])
+    with pytest.raises(RuntimeError, match="killed"), monkeypatch.context() as patch:
+        patch.setattr(build_unistg, "gather_removals", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        build(tmp_path, chunk_mb=0.005)
+    [folder] = (tmp_path / ".build").iterdir()
+    chunks = {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk-*")}
+    assert len(chunks) > 6
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_folder", lambda _: None)
+        assert build(tmp_path, chunk_mb=0.005)["ok"] == 40
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("chunk-*")} == chunks
+
+
+def test_training_records_about_what_is_tested_are_removed_and_listed(tmp_path, ray_cluster):
+    def clip(name, source, split, words):
+        place = {"id": f"{source}/{split}/{name}", "source": source, "media": f"{source}/{name}.mp4"}
+        return record(0, split, question=words, **place)
+
+    def image(name, split, words):
+        return record(0, split, id=name, media="shared.png", media_type="image", task="qa", question=words)
+
+    train = [
+        clip("1_a", "hcstvg_v1", "train", "a man sits"),  # its clip is in v2's val set
+        clip("2_b", "hcstvg_v1", "train", "A man stands."),  # v2 has the same
+        clip("2_b", "hcstvg_v2", "train", "a man stands"),
+        clip("2_b", "hcstvg_v2", "train", "a man leaves") | {"id": "other words"},
+        clip("1_a", "vidstg", "train", "another film, another 1_a"),
+        image("image1", "train", "tested"),
+        image("image2", "train", "not tested"),
+    ]
+    val = [clip("1_a", "hcstvg_v2", "val", "he sits"), image("image3", "val", "tested")]
+    write_lines(tmp_path, "train", train)
+    write_lines(tmp_path, "val", val)
+    summary = build(tmp_path)
+    dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"], row["key"]) for row in dropped] == [
+        (str(tmp_path / "annotations/train.jsonl"), 1, "hcstvg_v1/train/1_a"),
+        (str(tmp_path / "annotations/train.jsonl"), 2, "hcstvg_v1/train/2_b"),
+        (str(tmp_path / "annotations/train.jsonl"), 6, "image1"),
+    ]
+    assert [row["reason"] for row in dropped] == [TESTED, SISTER, TESTED] and summary["ok"] == 6
+    assert build(tmp_path, leaks="keep")["ok"] == 8
+
+
+def test_lines_that_are_no_text_cost_only_themselves(tmp_path, ray_cluster):
+    good = json.dumps(record(0, question="où\u2028là"), ensure_ascii=False).encode()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\xff\xfe\n\n" + b"[" * 100_000)
+    summary = build(tmp_path)
+    assert (summary["in"], summary["ok"]) == (3, 1)
+    dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in dropped] == [2, 4]
+    assert read_records(str(tmp_path))["question"].to_pylist() == ["où\u2028là"]
 
 
 def test_no_annotations_is_an_error(tmp_path):

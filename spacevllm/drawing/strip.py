@@ -1,0 +1,59 @@
+"""A record at a glance: some frames side by side, its box in each."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from spacevllm.data.instance import Instance
+from spacevllm.tube import interpolate_boxes
+from spacevllm.video.reader import SampledFrames
+
+ACCENT, EDGE = (255, 122, 41), (20, 20, 22)
+HEIGHT, GAP, QUALITY = 150, 4, 82
+
+
+def draw_strip(instance: Instance, sampled: SampledFrames) -> Image.Image:
+    """The frames in a row, ``HEIGHT`` pixels high, with the box where the record has one inside its span.
+
+    Args:
+        sampled: frames of the record's video (or its image); boxes are scaled from the record's size to the frames'.
+    """
+    width = round(HEIGHT * sampled.info.width / sampled.info.height)
+    strip = Image.new("RGB", (len(sampled.indices) * (width + GAP) - GAP, HEIGHT), EDGE)
+    for number, (index, frame) in enumerate(zip(sampled.indices.tolist(), sampled.frames, strict=True)):
+        picture = Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS)
+        box = box_at(instance, index)
+        if box is not None:
+            size = (instance.width or sampled.info.width, instance.height or sampled.info.height)
+            _outline(picture, box * np.tile([width / size[0], HEIGHT / size[1]], 2))
+        strip.paste(picture, (number * (width + GAP), 0))
+    return strip
+
+
+def box_at(instance: Instance, frame: int) -> np.ndarray | None:
+    """(4,) xyxy pixels on ``frame``, linear between annotated frames; None outside the span or without boxes."""
+    begin, end = instance.begin_frame, instance.end_frame
+    inside = begin is None or end is None or begin <= frame < end
+    if not instance.boxes or not inside:
+        return None
+    return interpolate_boxes(np.array(instance.box_frames), np.array(instance.boxes), np.array([frame]))[0]
+
+
+def to_data_uri(picture: Image.Image) -> str:
+    """A JPEG that a page holds in itself."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _outline(picture: Image.Image, box: np.ndarray) -> None:
+    """Dark below light, so that it shows on any ground."""
+    draw = ImageDraw.Draw(picture)
+    low, high = box[:2].clip(0), np.minimum(box[2:], np.array(picture.size) - 1)
+    corners = [*low.tolist(), *np.maximum(low, high).tolist()]
+    draw.rectangle(corners, outline=EDGE, width=5)
+    draw.rectangle(corners, outline=ACCENT, width=3)
