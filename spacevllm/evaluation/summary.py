@@ -34,8 +34,8 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return dict(sorted(found.items()))
 
 
-def confidence(rows: Sequence[Row], seed: int = 0) -> Summary:
-    """Intervals of the means of ``summarise``: percentiles of a bootstrap over videos.
+def confidence(rows: Sequence[Row], seed: int = 0, mean_over: str | None = None) -> Summary:
+    """Intervals of the means of ``means_and_counts``: percentiles of a bootstrap over videos.
 
     Queries about one video stand or fall together, so whole videos are drawn, with replacement.
 
@@ -47,8 +47,8 @@ def confidence(rows: Sequence[Row], seed: int = 0) -> Summary:
     about: Summary = {"level": LEVEL, "n_videos": len(names)}
     if not scored:
         return about
-    columns = _columns(rows)
-    values = np.stack([*columns.values(), np.ones(len(scored))], axis=-1)  # (N, M + 1), the last one counts
+    columns, weights = _columns(rows), _weights(scored, mean_over)
+    values = np.stack([*(weights * column for column in columns.values()), weights], axis=-1)  # (N, M + 1)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, videos, values)
     means = _resampled(sums, np.random.default_rng(seed))  # (RESAMPLES, M)
@@ -57,7 +57,7 @@ def confidence(rows: Sequence[Row], seed: int = 0) -> Summary:
 
 
 def _resampled(sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(V, M + 1) sums a video, the last column their count → (RESAMPLES, M) means."""
+    """(V, M + 1) weighted sums a video, the last column the weights' → (RESAMPLES, M) means."""
     num_videos = len(sums)
     step = max(1, _SCRATCH // num_videos)
     totals = []
@@ -68,17 +68,30 @@ def _resampled(sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return summed[:, :-1] / summed[:, -1:]
 
 
-def means_and_counts(rows: Sequence[Row]) -> Summary:
-    """Means over the rows of one task, and how many were asked, missing, unparsable (and not scored)."""
+def means_and_counts(rows: Sequence[Row], mean_over: str | None = None) -> Summary:
+    """Means over the rows of one task, and how many were asked, missing, unparsable (and not scored).
+
+    Args:
+        mean_over: field of a row; the means are then those of its values' means, however many rows each has.
+    """
     status = Counter(row["status"] for row in rows)
     counts = {"n_queries": len(rows), "n_missing": status["missing"], "n_unparsable": status["unparsable"]}
     if status["not_scored"]:
         counts["n_not_scored"] = status["not_scored"]
-    return {name: mean(values.tolist()) for name, values in _columns(rows).items()} | counts
+    weights = _weights(_scored(rows), mean_over)
+    return {name: mean((weights * values).tolist()) for name, values in _columns(rows).items()} | counts
 
 
 def _scored(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["status"] != "not_scored"]
+
+
+def _weights(rows: Sequence[Row], mean_over: str | None) -> np.ndarray:
+    """(N,) 1 each, or such that every value of the field weighs the same; N in all."""
+    if mean_over is None or not rows:
+        return np.ones(len(rows))
+    _, value, count = np.unique([row[mean_over] for row in rows], return_inverse=True, return_counts=True)
+    return (len(rows) / len(count) / count)[value]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
