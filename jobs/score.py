@@ -58,6 +58,8 @@ def run(options: Mapping[str, Any], as_json: bool, overrides: list[str], dry_run
     if config.per_query:
         storage.write_text(config.per_query, "".join(_per_query(instances, rows)))
     _warn(problems)
+    if instances[0].task != BENCHMARKS[config.benchmark].task:
+        print("spacevllm: there are no boxes, so spans alone are scored: give --boxes", file=sys.stderr)
     result = {"benchmark": config.benchmark, "task": instances[0].task, "protocol": config.protocol, **scores}
     if as_json:
         print(json.dumps(result | {"problems": problems.to_dict()}, ensure_ascii=False))
@@ -85,11 +87,11 @@ def _load_instances(config: ScoreConfig, problems: Problems) -> list[Instance]:
                 raise ConfigError(f"--{name}: {config.benchmark} has no such file")
             if name in benchmark.needs and not uri:
                 raise ConfigError(f"--{name} is missing: {config.benchmark} needs it; get it from {benchmark.where}")
-        paths = {name: _local(f"--{name}", uri, stack) for name, uri in further.items() if uri}
-        files = SourceFiles(_local("--annotations", config.annotations, stack), config.split, **paths)
+        paths: dict[str, Any] = {name: _local(f"--{name}", uri, stack) for name, uri in further.items() if uri}
+        files = SourceFiles(_local("--annotations", config.annotations, stack), config.split)._replace(**paths)
         for found in read_queries(config.benchmark, files):
             if isinstance(found, Dropped):
-                problems.add("unusable_annotation", f"{found.file}, {found.key}", found.reason)
+                problems.add(f"{found.file}, {found.key}", "unusable_annotation", found.reason)
             else:
                 instances.append(found)
     if not instances:

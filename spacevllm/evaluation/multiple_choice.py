@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 _END = r"(?=\s*(?:$|\n|[).:,;!?\]]|(?i:because|since|as|is)\b|[-–—]\s))"  # what may follow a letter that is an answer
 _BARE = re.compile(r"[(\[]?([A-Za-z])[)\].:]*")
-_HEAD = re.compile(r"(?:(?i:option)\s+)?[(\[]?([A-Z])[)\]]?" + _END)
+_HEAD = re.compile(r"(?:(?i:option)\s+)?(?P<open>[(\[])?(?P<letter>[A-Z])(?(open)[)\]])" + _END)
 _CLAIM = re.compile(
-    r"(?i:answers?|option|choice)\b\s*(?i:is|would be|:|=|-)*\s*(?i:option\s+)?[(\[]?([A-Za-z])\b" + _END
+    r"(?i:answers?|option|choice)\b\s*(?i:is|would be|:|=|-)*\s*(?i:option\s+)?[(\[]?(?P<letter>[A-Za-z])\b" + _END
 )
 _EITHER = re.compile(r"\b[A-Z]\b[)\]]?\s*(?:or|and|,|/|&)\s*[(\[]?[A-HJ-Z]\b")  # not "C, I think"
-_BRACKET = re.compile(r"[(\[]([A-Za-z])[)\]]")
+_BRACKET = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
 _ALONE = re.compile(r"(?<![\w'’])([A-Z])" + _END)  # "I think it's B."
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _MARKUP = re.compile(r"</?\w+>|\\boxed|[*_`\"${}]")
@@ -38,10 +38,10 @@ def parse_choice(answer: str, options: Sequence[str]) -> int | None:
     if said and said in texts:
         return _one({i for i, option in enumerate(texts) if option == said}, options)
     claims = list(_CLAIM.finditer(text))
-    if any(_EITHER.match(text, claim.start(1)) for claim in claims) or (not claims and _EITHER.search(text)):
+    if any(_EITHER.match(text, claim.start("letter")) for claim in claims) or (not claims and _EITHER.search(text)):
         return None
     for letters in (_HEAD.match(text), *claims), _BRACKET.finditer(text):
-        indices = {_index(found[1]) for found in letters if found}
+        indices = {_index(found["letter"]) for found in letters if found}
         if indices:
             return _one(indices, options)
     if named := _named(text, texts):

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Problems:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def add(self, kind: str, where: str, message: str) -> None:
+    def add(self, where: str, kind: str, message: str) -> None:
         self._counts[kind] += 1
         self._first.setdefault(kind, f"{where}: {message}")
 
@@ -77,10 +78,10 @@ def read_predictions(
             if instance.id in answers:
                 raise _Bad("duplicate_id", f"{fields['id']!r} has a line before, which counts")
         except _Bad as error:
-            problems.add(error.kind, where, str(error))
+            problems.add(where, error.kind, str(error))
             continue
-        where = f"line {number} ({fields['id']})"
-        answers[instance.id] = _answer(fields, instance, lambda kind, text, at=where: problems.add(kind, at, text))
+        note = partial(problems.add, f"line {number} ({fields['id']})")
+        answers[instance.id] = _answer(fields, instance, note)
     return answers
 
 
@@ -178,6 +179,7 @@ def _pair(fields: Mapping[str, Any], begin_name: str, end_name: str) -> Interval
     for name, value in ((begin_name, begin), (end_name, end)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             raise _Bad("wrong_type", f"{name} is {value!r}, not a number")
+    assert begin is not None and end is not None
     if begin >= end:
         kind = "empty_span" if begin == end else "inverted_span"
         raise _Bad(kind, f"{begin_name} {begin} is not before {end_name} {end}")

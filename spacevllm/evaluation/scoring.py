@@ -92,9 +92,10 @@ def _score_one(instance: Instance, answer: Answer | None, protocol: str) -> Row:
 
 
 def _stvg(instance: Instance, answer: Any, protocol: str) -> Row:
-    prediction = from_tube(answer, instance.width, instance.height) if isinstance(answer, Tube) else answer
-    unread = isinstance(prediction, Unreadable)
-    return score_tube(PROTOCOLS[protocol](instance), None if unread else prediction)._asdict() | _unread(unread)
+    if isinstance(answer, Tube):
+        answer = from_tube(answer, instance.width, instance.height)
+    unread = isinstance(answer, Unreadable)
+    return score_tube(PROTOCOLS[protocol](instance), None if unread else answer)._asdict() | _unread(unread)
 
 
 def _vtg(instance: Instance, answer: Any, protocol: str) -> Row:
