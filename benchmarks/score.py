@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common import RESULTS, ROOT, facts, write_result
 
-QUERIES, NUM_FRAMES, LENGTH = 10_303, 600, 150  # VidSTG test; its clips and targets are about this long
+QUERIES, VIDEOS, NUM_FRAMES, LENGTH = 10_303, 732, 600, 150  # VidSTG test; its clips and targets are about this long
 
 
 def main() -> None:
@@ -42,7 +42,8 @@ def _write(folder: Path, count: int) -> tuple[Path, Path]:
     paths = folder / "annotations.jsonl", folder / "predictions.jsonl"
     with paths[0].open("w") as truths, paths[1].open("w") as answers:
         for number in range(count):
-            about = {"question": "?", "fps": 29.97002997002997, "num_frames": NUM_FRAMES, "width": 640, "height": 360}
+            about = {"question": "?", "video": f"{number % VIDEOS}.mp4", "fps": 29.97002997002997}
+            about |= {"num_frames": NUM_FRAMES, "width": 640, "height": 360}
             for file, more in ((truths, about), (answers, {})):
                 file.write(json.dumps({"id": str(number), **more, **_tube(rng)}) + "\n")
     return paths

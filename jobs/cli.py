@@ -111,6 +111,8 @@ def score(
     instances: Annotated[str, typer.Option(help="refcoco: COCO's instances.json.", metavar="FILE")] = "",
     durations: Annotated[str, typer.Option(help="charades_sta: charades.json.", metavar="FILE")] = "",
     split: Annotated[str, typer.Option(help="Where the file holds several, e.g. testA.", metavar="NAME")] = "",
+    judge: Annotated[str, typer.Option(help="tempcompass: a server that judges captions.", metavar="URL")] = "",
+    judge_model: Annotated[str, typer.Option(help="The judge's name on that server.", metavar="NAME")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overrides: Overrides = None,
     dry_run: DryRun = False,
@@ -123,6 +125,7 @@ def score(
 
     files = {"annotations": annotations, "predictions": predictions, "per_query": per_query}
     more = {"boxes": boxes, "instances": instances, "durations": durations, "split": split}
+    more |= {"judge": judge, "judge_model": judge_model}
     return run({"benchmark": benchmark, "protocol": protocol, **files, **more}, json, overrides or [], dry_run)
 
 

@@ -15,7 +15,9 @@ from pipelines import storage
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.data.sources.base import Dropped, SourceFiles
+from spacevllm.evaluation.annotations.tempcompass import judging
 from spacevllm.evaluation.benchmarks import BENCHMARKS, query_id, read_queries, score_benchmark
+from spacevllm.evaluation.caption_judge import Judge, judge_captions
 from spacevllm.evaluation.predictions import Problems, read_predictions
 from spacevllm.evaluation.protocols import PROTOCOLS
 from spacevllm.evaluation.scoring import Answer
@@ -30,6 +32,7 @@ class ScoreConfig(Config):
         annotations: the benchmark's file (a folder where it has several). predictions: JSON lines.
         boxes, instances, durations: further annotation files of some benchmarks. split: where the files hold several.
         per_query: file for one line a query and protocol.
+        judge, judge_model: address (up to /v1) and name of the model that judges tempcompass's captions.
         seed: of the confidence intervals.
     """
 
@@ -42,6 +45,8 @@ class ScoreConfig(Config):
     durations: str = ""
     split: str = ""
     per_query: str = ""
+    judge: str = ""
+    judge_model: str = ""
     seed: int = 0
 
 
@@ -53,6 +58,8 @@ def run(options: Mapping[str, Any], as_json: bool, overrides: list[str], dry_run
     answers = _load_answers(config, instances, problems)
     if dry_run:
         return show_plan("score", config, f"{len(instances)} queries, {len(answers)} with a line")
+    if config.judge:
+        instances, answers = _judged(config, instances, answers)
     protocols = list(PROTOCOLS) if config.protocol == "all" else [config.protocol]
     scores, rows = score_benchmark(config.benchmark, instances, answers, protocols, config.seed)
     if config.per_query:
@@ -119,6 +126,16 @@ def _load_answers(config: ScoreConfig, instances: Sequence[Instance], problems: 
         first = problems.to_dict()[kind]["first"]
         raise ConfigError(f"--predictions {config.predictions}: no line is a JSON object; {first}")
     return answers
+
+
+def _judged(
+    config: ScoreConfig, instances: list[Instance], answers: dict[str, Answer | None]
+) -> tuple[list[Instance], dict[str, Answer | None]]:
+    if config.benchmark != "tempcompass" or not config.judge_model:
+        raise ConfigError("--judge is for tempcompass and needs --judge-model")
+    with ExitStack() as stack:
+        questions = judging(_local("--annotations", config.annotations, stack), instances)
+    return judge_captions(instances, answers, questions, Judge(config.judge, config.judge_model))
 
 
 def _per_query(instances: Sequence[Instance], rows: Sequence[Row]) -> Iterator[str]:

@@ -9,7 +9,6 @@ the times in ``answer``. A bad line costs its own query and is counted with its 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.metrics import Interval
@@ -87,8 +87,8 @@ def read_predictions(
 
 def _fields(line: bytes | str, instances: Mapping[str, Instance]) -> tuple[dict[str, Any], Instance]:
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
+        fields = from_json(line)  # twice as fast as json.loads
+    except ValueError as error:  # of JSON or of UTF-8
         raise _Bad("not_json", str(error)) from None
     if not isinstance(fields, dict):
         raise _Bad("not_an_object", f"expected an object, found a {type(fields).__name__}")

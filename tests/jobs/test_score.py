@@ -7,7 +7,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import benchmark_files
@@ -201,6 +203,61 @@ def test_words_for_people(cli, tmp_path):
     assert lines[1].startswith("vidstg dense declarative ")
     status, plan, _ = cli(*arguments, "--dry-run")
     assert status == 0 and "2 queries, 1 with a line" in plan
+
+
+@pytest.fixture
+def judge():
+    """A server that speaks OpenAI's protocol: it chooses the option whose verb the caption uses; requests are kept."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, asked, self.headers["Authorization"]))
+            failing = asked["model"] == "broken" or (asked["model"] == "shaky" and len(seen) == 1)
+            content = "Answer: A" if "A man dunks" in asked["messages"][0]["content"] else "B"
+            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+            self.send_response(500 if failing else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_captions_through_a_judge(run, tmp_path, judge, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    url, seen = judge
+    options, perfect = benchmark_files.write("tempcompass", tmp_path / "annotations")
+    ask = ("--judge", url, "--judge-model", "good")
+    result, _ = run("tempcompass", options, perfect, *ask)
+    assert (result["accuracy"], result["captioning"]["accuracy"], result["n_queries"]) == (1, 1, 4)
+    assert "n_not_scored" not in result
+    [(path, asked, key)] = seen
+    assert (path, asked["model"], asked["temperature"], key) == ("/v1/chat/completions", "good", 0, "Bearer secret")
+    assert "A man dunks." in asked["messages"][0]["content"] and "B. dribbling" in asked["messages"][0]["content"]
+    wrong, _ = run("tempcompass", options, [*perfect[:3], perfect[3] | {"answer": "A cat sleeps."}], *ask)
+    assert (wrong["captioning"]["accuracy"], wrong["accuracy"]) == (0, 0.75)
+    silent, _ = run("tempcompass", options, perfect[:3], *ask)
+    assert silent["captioning"]["n_missing"] == 1 and silent["accuracy"] == 0.75
+
+
+def test_a_judge_that_fails(run, cli, tmp_path, judge):
+    url, seen = judge
+    options, perfect = benchmark_files.write("tempcompass", tmp_path / "annotations")
+    result, _ = run("tempcompass", options, perfect, "--judge", url, "--judge-model", "shaky")
+    assert result["accuracy"] == 1 and len(seen) == 2  # asked again
+    arguments = ("score", "--benchmark", "tempcompass", *options, "--predictions", tmp_path / "predictions.jsonl")
+    status, out, error = cli(*arguments, "--judge", url, "--judge-model", "broken")
+    assert (status, out, error.count("\n")) == (2, "", 1) and f"--judge {url}: no answer" in error
+    assert cli(*arguments, "--judge", url)[0] == 2
 
 
 def test_torch_is_not_needed(tmp_path):

@@ -9,7 +9,6 @@ Frames are 0-based and half-open, ``segment`` (the clip to look at, by default t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
@@ -65,7 +64,7 @@ def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
 
 
 def _convert(files: SourceFiles, key: str, line: bytes) -> Instance:
-    row = _Line.model_validate(json.loads(line))
+    row = _Line.model_validate_json(line)
     fps = _rate(row.fps)
     boxes = sorted(row.boxes)
     segment = row.segment or (None, None)
