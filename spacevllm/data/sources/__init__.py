@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from functools import partial
 
 from spacevllm.data.instance import Instance
-from spacevllm.data.sources import charades_sta, hcstvg, refcoco, vidstg
+from spacevllm.data.sources import (
+    charades_sta,
+    coco_video,
+    cvat,
+    didemo,
+    hcstvg,
+    internvid,
+    llava,
+    mot,
+    refcoco,
+    tacos,
+    vidstg,
+)
 from spacevllm.data.sources.base import Dropped, Source, SourceFiles
 
 __all__ = ["SOURCES", "Dropped", "Source", "SourceFiles", "read"]
@@ -16,10 +28,19 @@ SOURCES: dict[str, Source] = {
     "hcstvg_v2": Source(hcstvg.read_v2, hcstvg.PUBLISHED_V2, hcstvg.WHERE),
     "vidstg": Source(vidstg.read, vidstg.PUBLISHED, vidstg.WHERE, takes=("boxes",)),
     "charades_sta": Source(charades_sta.read, charades_sta.PUBLISHED, charades_sta.WHERE, takes=("durations",)),
+    "didemo": Source(didemo.read, didemo.PUBLISHED, didemo.WHERE),
+    "tacos": Source(tacos.read, tacos.PUBLISHED, tacos.WHERE),
+    "internvid": Source(internvid.read, {}, internvid.WHERE, split="train"),
     **{
         name: Source(partial(refcoco.read, name), counts, refcoco.WHERE, needs=("instances",), split="*")
         for name, counts in refcoco.PUBLISHED.items()
     },
+    "llava": Source(llava.read, {}, llava.WHERE, split="train", many_files=True),
+    "cvat": Source(cvat.read, {}, cvat.WHERE, takes=("questions", "fps"), split="train", many_files=True),
+    "coco_video": Source(
+        coco_video.read, {}, coco_video.WHERE, takes=("questions", "fps"), split="train", many_files=True
+    ),
+    "mot": Source(mot.read, {}, mot.WHERE, needs=("questions",), takes=("fps",), split="train", many_files=True),
 }
 
 

@@ -76,6 +76,7 @@ class Source(NamedTuple):
         where: where its files are to be had, and under which licence.
         needs, takes: fields of ``SourceFiles`` beside ``annotations`` that it must or may have.
         split: where neither the user nor the file's name says it; ``""``: that is an error, ``"*"``: the file says it.
+        many_files: of the user's own, converted one by one; the ids of each begin with ``<source>/<file or video>/``.
     """
 
     read: Callable[[SourceFiles], Iterator[Instance | Dropped]]
@@ -84,6 +85,7 @@ class Source(NamedTuple):
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     split: str = ""
+    many_files: bool = False
 
 
 def convert_each(

@@ -1,4 +1,4 @@
-"""Small annotation files in the published schemas, and what can be wrong in each of them."""
+"""Small annotation files in the published schemas, and what can be wrong in each of them; see also own_files.py."""
 
 from __future__ import annotations
 
@@ -245,7 +245,121 @@ REFCOCO = Published(
 )
 
 
+# DiDeMo, TACoS, InternVid ----
+
+
+def _didemo(number: int) -> dict[str, Any]:
+    video = "12090392@N02_13482799053_87ef417396.mov"
+    record = {"annotation_id": number, "description": "a dog jumps", "num_segments": 6, "video": video}
+    record |= {"times": [[1, 4], [1, 4], [0, 0], [2, 4]], "dl_link": "https://www.flickr.com/video_download.gne?id=1"}
+    return record
+
+
+DIDEMO = Published(
+    rows=[_didemo(number) for number in (0, 7, 12)],
+    write=lambda folder, rows: SourceFiles(write_json(folder / "train_data.json", rows), "train"),
+    bad=[
+        (cut("times"), "times: Field required"),
+        (put("times", []), "times: List should have at least 1 item"),
+        (put("times", 2, [4, 1]), "empty or inverted"),
+        (put("times", 2, [4, 6]), "times: Input should be less than 6"),
+        (put("times", 2, [NAN, 5]), "times: Input should be a valid integer"),
+        (put("times", 2, ["1", 5]), "times: Input should be a valid integer"),
+        (put("num_segments", 1), "begins after the end of the video"),
+        (put("annotation_id", None), "annotation_id: "),
+        (put("description", ""), "description: "),
+        (instead(None), "Input should be"),
+    ],
+)
+
+
+def _tacos(name: str) -> list[Any]:
+    return [name, {"timestamps": [[224, 358]], "sentences": ["He took out a pan"], "fps": 29.4, "num_frames": 12438}]
+
+
+TACOS = Published(
+    rows=[_tacos(name) for name in ("s17-d69.avi", "s30-d52.avi", "s34-d28.avi")],
+    write=_write_object,
+    bad=[
+        (cut(1, "fps"), "fps: Field required"),
+        (put(1, "fps", NAN), "fps: Input should be a finite number"),
+        (put(1, "num_frames", 0), "num_frames: "),
+        (put(1, "timestamps", 0, [358, 224]), "empty or inverted"),
+        (put(1, "timestamps", 0, [-3, 224]), "begins before the video"),
+        (put(1, "timestamps", 0, [12438, 12500]), "begins after the end of the video"),
+        (put(1, "timestamps", 0, [1, 2, 3]), "timestamp: List should have at most 2 items"),
+        (put(1, "timestamps", 0, [1.5, 3]), "timestamp: Input should be a valid integer"),
+        (put(1, "timestamps", []), "timestamp: Input should be a valid list"),
+        (put(1, "sentences", 0, None), "sentence: "),
+        (put(1, "sentences", []), "sentence: "),
+        (cut(1, "sentences"), "sentence: "),
+        (put(1, "nonsense"), "timestamp: "),
+    ],
+)
+
+
+def _internvid(video: str) -> str:
+    row = {"YoutubeID": video, "Start_timestamp": "00:07:33.689", "End_timestamp": "00:07:51.085"}
+    return json.dumps(row | {"Caption": "a screen with people", "Aesthetic_Score": 4.29, "UMT_Score": 0.45})
+
+
+def _write_internvid(folder: Path, rows: list[Any]) -> SourceFiles:
+    (folder / "internvid.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    return SourceFiles(folder / "internvid.jsonl", "train")
+
+
+def _line(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda row: json.dumps(change(json.loads(row)))
+
+
+INTERNVID = Published(
+    rows=[_internvid(video) for video in ("qJrOyggIB-w", "UkQzZimp7Qs", "vJxjY1-0120")],
+    write=_write_internvid,
+    bad=[
+        (instead("{"), "the line is no JSON"),
+        (instead("[1]"), "Input should be"),
+        (_line(cut("Caption")), "Caption: Field required"),
+        (_line(put("Start_timestamp", 3.5)), "Start_timestamp: "),
+        (_line(put("Start_timestamp", "7:33")), "not of the form hh:mm:ss.sss"),
+        (_line(put("Start_timestamp", "00:99:00.0")), "not of the form hh:mm:ss.sss"),
+        (_line(put("End_timestamp", "00:00:01.000")), "empty or inverted"),
+        (_line(put("YoutubeID", "")), "YoutubeID: "),
+    ],
+)
+
+
+# LLaVA: conversations ----
+
+
+def _conversation(id: str, **fields: Any) -> dict[str, Any]:
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
+    return {"id": id, "image": f"coco/train2017/{id}.jpg", "conversations": turns} | fields
+
+
+LLAVA = Published(
+    rows=[_conversation("000000033471"), _conversation("000000033471"), _conversation("000000052846")],
+    write=lambda folder, rows: SourceFiles(write_json(folder / "llava_v1_5_mix665k.json", rows), "train"),
+    bad=[
+        (cut("image"), "neither an image nor a video"),
+        (put("image", ["a.jpg", "b.jpg"]), "image: Input should be a valid string"),
+        (put("video", "a.mp4"), "or both"),
+        (cut("conversations"), "conversations: no list of turns"),
+        (put("conversations", 0, "value", "<image>\n"), "the question is empty"),
+        (put("conversations", 0, "value", NAN), "value: Input should be a valid string"),
+        (put("conversations", 0, "from", "gpt"), "speaker: Input should be 'human'"),
+        (cut("conversations", 1), "Input should be"),
+        (cut("conversations", 1, "value"), "value: Field required"),
+        (instead("nonsense"), "conversations: no list of turns"),
+    ],
+    repeated=False,
+)
+
+
 PUBLISHED = {
+    "didemo": DIDEMO,
+    "tacos": TACOS,
+    "internvid": INTERNVID,
+    "llava": LLAVA,
     "hcstvg_v1": HCSTVG_V1,
     "hcstvg_v2": HCSTVG_V2,
     "vidstg": VIDSTG,
