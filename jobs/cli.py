@@ -179,6 +179,35 @@ def evaluate(model: Model, data: Data, out: Out, overrides: Overrides = None, dr
 
 
 @app.command()
+def score(
+    benchmark: Annotated[str, typer.Option(help="vidstg, hcstvg_v1, charades_sta, generic_stvg, ...", metavar="NAME")],
+    annotations: Annotated[str, typer.Option(help="The benchmark's own annotation file.", metavar="FILE")],
+    predictions: Annotated[str, typer.Option(help="Answers of any model, JSON lines.", metavar="FILE")],
+    protocol: Annotated[str, typer.Option(help="dense, tubedetr, stcat or all.", metavar="NAME")] = "dense",
+    per_query: Annotated[str, typer.Option(help="Write every query's numbers, JSON lines.", metavar="FILE")] = "",
+    boxes: Annotated[str, typer.Option(help="vidstg: VidOR's annotation folder.", metavar="DIR")] = "",
+    instances: Annotated[str, typer.Option(help="refcoco: COCO's instances.json.", metavar="FILE")] = "",
+    durations: Annotated[str, typer.Option(help="charades_sta: charades.json.", metavar="FILE")] = "",
+    split: Annotated[str, typer.Option(help="Where the file holds several, e.g. testA.", metavar="NAME")] = "",
+    judge: Annotated[str, typer.Option(help="tempcompass: a server that judges captions.", metavar="URL")] = "",
+    judge_model: Annotated[str, typer.Option(help="The judge's name on that server.", metavar="NAME")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Score a predictions file of any model.
+
+    Bad lines cost their own query; each kind of them is counted and explained.
+    """
+    from jobs.score import run
+
+    files = {"annotations": annotations, "predictions": predictions, "per_query": per_query}
+    more = {"boxes": boxes, "instances": instances, "durations": durations, "split": split}
+    more |= {"judge": judge, "judge_model": judge_model}
+    return run({"benchmark": benchmark, "protocol": protocol, **files, **more}, json, overrides or [], dry_run)
+
+
+@app.command()
 def ground(
     model: Model,
     videos: Annotated[str, typer.Option(help="Videos: a folder, a glob in quotes, or a URL.", metavar="DIR|GLOB|URL")],

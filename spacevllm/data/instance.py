@@ -72,7 +72,8 @@ class Instance:
         boxes: K boxes of 4 numbers. They may lie outside the span: the object is visible there too.
         fps_num, fps_den: rational frame rate; 0/1 for an image.
         num_frames, width, height, duration_s: of the media; an image has 1 frame and 0 s. 0 for a video: not known.
-        sentence_type: ``declarative`` or ``interrogative``; benchmarks report them apart.
+        sentence_type: ``declarative`` or ``interrogative``, or a multiple choice's group (MVBench's task, Video-MME's
+            duration): benchmarks report them apart.
         segment_begin_frame, segment_end_frame: the clip of the video to look at (VidSTG's used_segment), half-open;
             None: the whole video.
     """

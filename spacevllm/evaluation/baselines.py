@@ -8,25 +8,17 @@ known, this baseline is generous to itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from spacevllm.data.instance import Instance, instance_id
+from spacevllm.evaluation.prediction import Track
+from spacevllm.evaluation.protocols import clip_span
 from spacevllm.tube import Span, Tube, interpolate_boxes
 
 CENTRE_SIDE = 0.5  # the centre box takes half the frame's width and half its height
 
 Answer = Tube | np.ndarray | str
-
-
-@dataclass(frozen=True)
-class Track:
-    """One annotated object: frames (K,) int and boxes (K, 4) float64."""
-
-    frames: np.ndarray
-    boxes: np.ndarray
-
 
 Tracks = Mapping[str, Sequence[Track]]
 Baseline = Callable[[Instance, Tracks, np.random.Generator], Answer]
@@ -55,13 +47,13 @@ def centre_box(instance: Instance) -> np.ndarray:
 
 
 def centre_box_whole_clip(instance: Instance, tracks: Tracks, rng: np.random.Generator) -> Tube:
-    begin, end = _clip(instance)
+    begin, end = clip_span(instance)
     return _tube(instance, begin, end, Track(np.array([begin]), centre_box(instance)[None]))
 
 
 def random_object_random_span(instance: Instance, tracks: Tracks, rng: np.random.Generator) -> Tube:
     """A known object between two different frame borders of the clip, each pair as likely as any other."""
-    first, last = _clip(instance)
+    first, last = clip_span(instance)
     begin, end = first + np.sort(rng.choice(last - first + 1, size=2, replace=False))
     return _tube(instance, int(begin), int(end), _pick(tracks[instance.media], rng))
 
@@ -105,15 +97,8 @@ def _pick(tracks: Sequence[Track], rng: np.random.Generator) -> Track:
     return tracks[int(rng.integers(len(tracks)))]
 
 
-def _clip(instance: Instance) -> tuple[int, int]:
-    """The frames to look at, half-open: the segment where there is one."""
-    if instance.segment_begin_frame is not None and instance.segment_end_frame is not None:
-        return instance.segment_begin_frame, instance.segment_end_frame
-    return 0, instance.num_frames
-
-
 def _clip_seconds(instance: Instance) -> tuple[float, float]:
-    begin, end = (_seconds(instance, frame) for frame in _clip(instance))
+    begin, end = (_seconds(instance, frame) for frame in clip_span(instance))
     return begin, end
 
 

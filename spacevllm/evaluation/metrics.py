@@ -10,8 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from spacevllm.tube import interpolate_boxes
-
 Interval = tuple[float, float]
 
 
@@ -35,7 +33,7 @@ def clean_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     boxes = np.where(np.isfinite(boxes).all(-1, keepdims=True), boxes, 0.0)  # (K, 4)
     corners = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=-1)
-    return corners.clip(0, np.tile([width or np.inf, height or np.inf], 2))  # (K, 4)
+    return corners.clip(0, [width or np.inf, height or np.inf] * 2)  # (K, 4)
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -79,9 +77,10 @@ def gapless_boxes(frames: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np
     """
     if not len(frames):
         return np.zeros(0, np.int64), np.zeros((0, 4))
-    full = np.arange(frames[0], frames[-1] + 1)
-    known = len(full) == len(frames)
-    return full, np.asarray(boxes, np.float64).reshape(-1, 4) if known else interpolate_boxes(frames, boxes, full)
+    full, boxes = np.arange(frames[0], frames[-1] + 1), np.asarray(boxes, np.float64).reshape(-1, 4)
+    if len(full) == len(frames):
+        return full, boxes
+    return full, np.stack([np.interp(full, frames, boxes[:, c]) for c in range(4)], axis=-1)
 
 
 def video_iou(ious: np.ndarray, num_hull_frames: int) -> float:
@@ -93,13 +92,3 @@ def mean(values: Iterable[float]) -> float:
     """Mean that does not depend on the order of its terms; 0 for none."""
     listed = list(values)
     return math.fsum(listed) / len(listed) if listed else 0.0
-
-
-def share_above(values: Iterable[float], threshold: float) -> float:
-    """Share of values strictly above the threshold: vIoU@R."""
-    return mean(float(value > threshold) for value in values)
-
-
-def share_reaching(values: Iterable[float], threshold: float) -> float:
-    """Share of values at or above the threshold: R1@m and Acc@0.5."""
-    return mean(float(value >= threshold) for value in values)

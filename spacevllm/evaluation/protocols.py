@@ -1,8 +1,20 @@
 """On which frames, and against which true span, a tube is scored. Published tables differ in exactly this.
 
-``dense``: every frame counts and the true span is half-open as annotated. A frame of the true span without a box takes
-the straight line between the boxes around it *inside the span*; before the span's first box and after its last one
-nothing is known, so such frames are not counted at all (they are not in F).
+========  ======================  ================================================================================
+protocol  frames that count (F)   true span (G)
+========  ======================  ================================================================================
+dense     every frame             half-open, as annotated
+tubedetr  5 a second of the       as annotated; HC-STVG: one frame later, because its 1-based ``st_frame`` is read
+          clip, at most 200       as if 0-based
+stcat     every frame             up to the clip's last frame at most; HC-STVG: one frame shorter, because an
+                                  inclusive last index is read as exclusive. gt_vIoU takes both ends, b..e
+========  ======================  ================================================================================
+
+``tubedetr`` follows github.com/antoyang/TubeDETR, ``stcat`` github.com/jy0205/STCAT (also CG-STVG and TA-STVG); what
+their own scorers raise on, or leave out, scores 0 here. The *clip* is the record's segment, or the whole video.
+
+A gap between true boxes is filled by a straight line. Frames of G before the first or after the last true box *inside
+the span* have none: ``dense`` and ``tubedetr`` do not count them (they are not in F), ``stcat`` repeats the nearest.
 """
 
 from __future__ import annotations
@@ -23,23 +35,33 @@ from spacevllm.evaluation.metrics import (
     nearest_boxes,
     video_iou,
 )
-from spacevllm.tube import Tube, interpolate_boxes
+from spacevllm.evaluation.prediction import Prediction, Track
 
 FrameSpan = tuple[int, int]
 
+TUBEDETR_FPS, TUBEDETR_FRAMES, HCSTVG_SECONDS = 5, 200, 20
+
 
 @dataclass(frozen=True)
-class Protocol:
-    """The two choices a spatio-temporal scorer makes.
+class Truth:
+    """What one protocol holds a tube against.
 
     Attributes:
-        truth_span: the true span G of an instance, half-open frames.
-        frames: ``(instance, span)`` → (F,) increasing frames of F that lie in the span, whether they have a true box
-            or not; ``score_tube`` leaves out frames of G whose box nobody knows.
+        span: G, half-open frames.
+        frames, boxes: (K,) increasing int and (K, 4) xyxy float64, where a predicted box is compared.
+        clip: (F,) increasing frames that count, None: every frame.
+        unknown: frames of G that would count if their box were known.
     """
 
-    truth_span: Callable[[Instance], FrameSpan]
-    frames: Callable[[Instance, FrameSpan], np.ndarray]
+    span: FrameSpan
+    frames: np.ndarray
+    boxes: np.ndarray
+    clip: np.ndarray | None = None
+    unknown: int = 0
+
+    def num_counted(self, span: FrameSpan) -> int:
+        """|F ∩ span| of a span that holds G."""
+        return _num_frames(self.clip, span) - self.unknown
 
 
 class TubeScore(NamedTuple):
@@ -48,6 +70,58 @@ class TubeScore(NamedTuple):
     tiou: float
     viou: float
     gt_viou: float
+
+
+Protocol = Callable[[Instance], Truth]
+
+
+def dense(instance: Instance) -> Truth:
+    span = annotated_span(instance)
+    frames, boxes = truth_boxes(instance, span)
+    return Truth(span, frames, boxes, unknown=span[1] - span[0] - len(frames))
+
+
+def tubedetr(instance: Instance) -> Truth:
+    begin, end = annotated_span(instance)
+    frames, boxes = truth_boxes(instance, (begin, end))
+    if is_hcstvg(instance):
+        begin, end, frames = begin + 1, end + 1, frames + 1
+    clip = tubedetr_frames(instance)
+    counted = np.isin(frames, clip)
+    unknown = _num_frames(clip, (begin, end)) - int(counted.sum())
+    return Truth((begin, end), frames[counted], boxes[counted], clip, unknown)
+
+
+def stcat(instance: Instance) -> Truth:
+    begin, end = annotated_span(instance)
+    end = end - 1 if is_hcstvg(instance) else min(end, clip_span(instance)[1] - 1)
+    frames = np.arange(begin, end + 1)  # both ends
+    boxes = nearest_boxes(*truth_boxes(instance, (begin, end + 1)), frames)
+    return Truth((begin, end), frames, boxes)
+
+
+PROTOCOLS: dict[str, Protocol] = {"dense": dense, "tubedetr": tubedetr, "stcat": stcat}
+
+
+def score_tube(truth: Truth, prediction: Prediction | None) -> TubeScore:
+    """Scores one predicted tube; no answer scores 0 in everything.
+
+    Args:
+        truth: of the query, e.g. ``dense(instance)``.
+        prediction: boxes are compared as they are: clean them before.
+    """
+    if prediction is None:
+        return TubeScore(0.0, 0.0, 0.0)
+    predicted = (prediction.begin_frame, prediction.end_frame)
+    begin, end = max(truth.span[0], predicted[0]), min(truth.span[1], predicted[1])
+    both = (truth.frames >= begin) & (truth.frames < end)
+    ious = _ious(truth, prediction.spoken)
+    free = ious if prediction.free is prediction.spoken else _ious(truth, prediction.free)
+    return TubeScore(
+        tiou=interval_iou(truth.span, predicted),
+        viou=video_iou(ious[both], truth.num_counted(hull(truth.span, predicted))),
+        gt_viou=video_iou(free, len(free)),
+    )
 
 
 def annotated_span(instance: Instance) -> FrameSpan:
@@ -61,54 +135,45 @@ def annotated_span(instance: Instance) -> FrameSpan:
     return instance.begin_frame, instance.end_frame
 
 
-def every_frame(instance: Instance, span: FrameSpan) -> np.ndarray:
-    return np.arange(*span)
+def clip_span(instance: Instance) -> FrameSpan:
+    """The frames to look at, half-open: the segment where there is one."""
+    if instance.segment_begin_frame is not None and instance.segment_end_frame is not None:
+        return instance.segment_begin_frame, instance.segment_end_frame
+    return 0, instance.num_frames
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    "dense": Protocol(truth_span=annotated_span, frames=every_frame),
-}
+def is_hcstvg(instance: Instance) -> bool:
+    return instance.source.startswith("hcstvg")
 
 
 def truth_boxes(instance: Instance, span: FrameSpan) -> tuple[np.ndarray, np.ndarray]:
     """The true boxes inside the span: frames (F,) int and boxes (F, 4) xyxy float64, gaps between them filled."""
     frames = np.asarray(instance.box_frames, np.int64)
-    boxes = clean_boxes(np.array(instance.boxes), instance.width, instance.height)
     inside = (frames >= span[0]) & (frames < span[1])
-    return gapless_boxes(frames[inside], boxes[inside])
+    boxes = clean_boxes(np.array(instance.boxes)[inside], instance.width, instance.height)
+    return gapless_boxes(frames[inside], boxes)
 
 
-def score_tube(instance: Instance, tube: Tube | None, protocol: Protocol) -> TubeScore:
-    """Scores one predicted tube; no tube, or one whose span could not be read, scores 0 in everything.
-
-    Raises:
-        ValueError: the instance has no frame span.
-    """
-    truth = protocol.truth_span(instance)
-    if tube is None or tube.span is None:
-        return TubeScore(0.0, 0.0, 0.0)
-    known, boxes = truth_boxes(instance, truth)
-    counted = np.isin(known, protocol.frames(instance, truth))  # (K,) F ∩ G
-    known, boxes = known[counted], boxes[counted]
-
-    predicted = (tube.begin_frame, tube.end_frame)
-    both = (known >= predicted[0]) & (known < predicted[1])
-    spoken = nearest_boxes(np.arange(*predicted), tube.boxes, known[both])
-    around = protocol.frames(instance, hull(truth, predicted))
-    unknown = int(((around >= truth[0]) & (around < truth[1])).sum()) - len(known)  # frames of G without a true box
-    return TubeScore(
-        tiou=interval_iou(truth, predicted),
-        viou=video_iou(_ious(instance, boxes[both], spoken), len(around) - unknown),
-        gt_viou=video_iou(_ious(instance, boxes, _span_free_boxes(tube, known)), len(known)),
-    )
+def tubedetr_frames(instance: Instance) -> np.ndarray:
+    """(F,) frames that TubeDETR looks at: 5 a second from the clip's first on, its last one never, at most 200."""
+    first, end = clip_span(instance)
+    fps = instance.num_frames / HCSTVG_SECONDS if is_hcstvg(instance) else float(instance.fps)
+    if not fps:
+        raise ValueError(f"instance {instance.id}: protocol tubedetr needs a frame rate")
+    frames = np.arange(first, max(end - 1, first + 1))
+    ticks = np.floor(frames * (TUBEDETR_FPS / fps))
+    kept = frames[np.diff(ticks, prepend=-np.inf) > 0]
+    if len(kept) > TUBEDETR_FRAMES:
+        kept = kept[np.arange(TUBEDETR_FRAMES) * len(kept) // TUBEDETR_FRAMES]
+    return kept
 
 
-def _ious(instance: Instance, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    return box_iou(truth, clean_boxes(predicted, instance.width, instance.height))
+def _num_frames(clip: np.ndarray | None, span: FrameSpan) -> int:
+    """Frames that count in the span."""
+    if clip is None:
+        return span[1] - span[0]
+    return int(np.searchsorted(clip, span[1]) - np.searchsorted(clip, span[0]))
 
 
-def _span_free_boxes(tube: Tube, wanted: np.ndarray) -> np.ndarray:
-    """The boxes the model gives whatever its span: between the frames it saw, else (none kept) the nearest it spoke."""
-    if len(tube.sampled_frames):
-        return interpolate_boxes(tube.sampled_frames, tube.sampled_boxes, wanted)
-    return nearest_boxes(np.arange(tube.begin_frame, tube.end_frame), tube.boxes, wanted)
+def _ious(truth: Truth, track: Track) -> np.ndarray:
+    return box_iou(truth.boxes, nearest_boxes(track.frames, track.boxes, truth.frames))

@@ -14,15 +14,15 @@ import numpy as np
 
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.evaluation import baselines
-from spacevllm.evaluation.baselines import Answer
-from spacevllm.evaluation.metrics import box_iou, clean_boxes, interval_iou, mean, share_above, share_reaching
+from spacevllm.evaluation.metrics import Interval, box_iou, clean_boxes, interval_iou, mean
 from spacevllm.evaluation.multiple_choice import parse_choice
+from spacevllm.evaluation.prediction import Prediction, Unreadable, from_tube
 from spacevllm.evaluation.protocols import PROTOCOLS, score_tube
+from spacevllm.evaluation.summary import Row, Summary, summarise
 from spacevllm.tube import Tube
 
+Answer = Tube | Prediction | Interval | np.ndarray | str | Unreadable
 Answers = Mapping[str, Answer | None]  # by instance id; None or absent: no answer
-Row = dict[str, Any]
-Summary = dict[str, Any]
 
 HEADLINE = "dense"
 
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         instances: the truth; ids are unique.
-        answers: by instance id: a Tube (stvg, vtg), a (4,) xyxy pixel box (rec) or the model's words (qa).
+        answers: by instance id, as ``score`` takes them.
         seed, draws: of the random baselines, whose scores are means over the draws.
 
     Returns:
@@ -53,23 +53,20 @@ def evaluate(
         of_task = [instance for instance in instances if instance.task == task]
         if of_task:
             scores = summarise([row for row in rows if row["task"] == task])
-            beside = _baseline_scores(task, of_task, tracks, seed, draws)
+            beside = baseline_scores(task, of_task, tracks, seed, draws)
             summary[task] = {**({HEADLINE: scores} if task == "stvg" else scores), "baselines": beside}
     return summary, rows
 
 
 def score(instances: Iterable[Instance], answers: Answers, protocol: str = HEADLINE) -> list[Row]:
-    """One row per query, in the order of the instances."""
+    """One row per query, in the order of the instances.
+
+    Args:
+        answers: by instance id: a Tube or Prediction (stvg), a Tube or (begin, end) seconds (vtg), a (4,) xyxy pixel
+            box (rec), the model's words (qa), or Unreadable. None or absent: missing.
+        protocol: of stvg, see ``PROTOCOLS``.
+    """
     return [_score_one(instance, answers.get(instance.id), protocol) for instance in instances]
-
-
-def summarise(rows: Sequence[Row]) -> Summary:
-    """Means and counts over the rows of one task; for stvg the same again for each sentence type that occurs."""
-    summary = _means_and_counts(rows)
-    if rows and rows[0]["task"] == "stvg":
-        for kind in sorted({row["sentence_type"] for row in rows}):
-            summary[kind] = _means_and_counts([row for row in rows if row["sentence_type"] == kind])
-    return summary
 
 
 def _check_ids(instances: Sequence[Instance], answers: Answers) -> None:
@@ -84,9 +81,9 @@ def _check_ids(instances: Sequence[Instance], answers: Answers) -> None:
 
 def _score_one(instance: Instance, answer: Answer | None, protocol: str) -> Row:
     expected = _ANSWER_TYPES[instance.task]
-    if answer is not None and not isinstance(answer, expected):
-        found = type(answer).__name__
-        raise TypeError(f"instance {instance.id}: task {instance.task} takes a {expected.__name__}, not a {found}")
+    if answer is not None and not isinstance(answer, (*expected, Unreadable)):
+        names, found = " or ".join(kind.__name__ for kind in expected), type(answer).__name__
+        raise TypeError(f"instance {instance.id}: task {instance.task} takes a {names}, not a {found}")
     row = {"id": instance.id, "task": instance.task, "media": instance.media, "sentence_type": instance.sentence_type}
     row["status"] = "missing" if answer is None else "ok"
     if instance.task == "stvg":
@@ -94,31 +91,37 @@ def _score_one(instance: Instance, answer: Answer | None, protocol: str) -> Row:
     return row | _SCORES[instance.task](instance, answer, protocol)
 
 
-def _stvg(instance: Instance, tube: Tube | None, protocol: str) -> Row:
-    return score_tube(instance, tube, PROTOCOLS[protocol])._asdict() | _unread(tube is not None and tube.span is None)
+def _stvg(instance: Instance, answer: Any, protocol: str) -> Row:
+    if isinstance(answer, Tube):
+        answer = from_tube(answer, instance.width, instance.height)
+    unread = isinstance(answer, Unreadable)
+    return score_tube(PROTOCOLS[protocol](instance), None if unread else answer)._asdict() | _unread(unread)
 
 
-def _vtg(instance: Instance, tube: Tube | None, protocol: str) -> Row:
+def _vtg(instance: Instance, answer: Any, protocol: str) -> Row:
     assert instance.begin_s is not None and instance.end_s is not None  # Instance sees to it
-    if tube is None or tube.span is None:
-        return {"tiou": 0.0} | _unread(tube is not None)
-    return {"tiou": interval_iou((instance.begin_s, instance.end_s), (tube.span.begin_s, tube.span.end_s))}
+    spoken = answer
+    if isinstance(answer, Tube):
+        spoken = (answer.span.begin_s, answer.span.end_s) if answer.span else Unreadable("no span")
+    if spoken is None or isinstance(spoken, Unreadable):
+        return {"tiou": 0.0} | _unread(spoken is not None)
+    return {"tiou": interval_iou((instance.begin_s, instance.end_s), spoken)}
 
 
-def _rec(instance: Instance, box: np.ndarray | None, protocol: str) -> Row:
-    if box is None or box.shape != (4,) or not np.isfinite(box).all():
+def _rec(instance: Instance, box: Any, protocol: str) -> Row:
+    if not isinstance(box, np.ndarray) or box.shape != (4,) or not np.isfinite(box).all():
         return {"iou": 0.0} | _unread(box is not None)
     truth, predicted = (clean_boxes(b, instance.width, instance.height) for b in (np.array(instance.boxes[:1]), box))
     return {"iou": float(box_iou(truth, predicted)[0])}
 
 
-def _qa(instance: Instance, answer: str | None, protocol: str) -> Row:
+def _qa(instance: Instance, answer: Any, protocol: str) -> Row:
     if not instance.options:  # free text: there is no exact score
         return {"correct": None, "status": "not_scored"}
     gold = parse_choice(instance.answer, instance.options)
     if gold is None:
         raise ValueError(f"instance {instance.id}: answer {instance.answer!r} is none of {instance.options}")
-    chosen = parse_choice(answer, instance.options) if answer is not None else None
+    chosen = parse_choice(answer, instance.options) if isinstance(answer, str) else None
     return {"correct": float(chosen == gold)} | _unread(answer is not None and chosen is None)
 
 
@@ -126,42 +129,11 @@ def _unread(unread: bool) -> Row:
     return {"status": "unparsable"} if unread else {}
 
 
-def _means_and_counts(rows: Sequence[Row]) -> Summary:
-    status = Counter(row["status"] for row in rows)
-    counts = {"n_queries": len(rows), "n_missing": status["missing"], "n_unparsable": status["unparsable"]}
-    if status["not_scored"]:
-        counts["n_not_scored"] = status["not_scored"]
-    return (_MEANS[rows[0]["task"]](rows) if rows else {}) | counts
-
-
-def _stvg_means(rows: Sequence[Row]) -> Summary:
-    viou = [row["viou"] for row in rows]
-    return {
-        "m_tIoU": mean(row["tiou"] for row in rows),
-        "m_vIoU": mean(viou),
-        "vIoU@0.3": share_above(viou, 0.3),
-        "vIoU@0.5": share_above(viou, 0.5),
-        "gt_vIoU": mean(row["gt_viou"] for row in rows),
-    }
-
-
-def _vtg_means(rows: Sequence[Row]) -> Summary:
-    tiou = [row["tiou"] for row in rows]
-    return {f"R1@{m}": share_reaching(tiou, m) for m in (0.3, 0.5, 0.7)} | {"mIoU": mean(tiou)}
-
-
-def _rec_means(rows: Sequence[Row]) -> Summary:
-    iou = [row["iou"] for row in rows]
-    return {"acc@0.5": share_reaching(iou, 0.5), "mIoU": mean(iou)}
-
-
-def _qa_means(rows: Sequence[Row]) -> Summary:
-    return {"accuracy": mean(row["correct"] for row in rows if row["correct"] is not None)}
-
-
-def _baseline_scores(
+def baseline_scores(
     task: str, instances: Sequence[Instance], tracks: baselines.Tracks, seed: int, draws: int
 ) -> dict[str, Summary]:
+    """The table of scores of each of the task's baselines, by name."""
+
     def one(answer: baselines.Baseline, draw: int) -> Summary:
         answers = {i.id: answer(i, tracks, baselines.generator(i, seed, draw)) for i in instances}
         return summarise(score(instances, answers))
@@ -191,11 +163,10 @@ def _mean_value(values: list[Any]) -> Any:
     return mean(values) if isinstance(values[0], float) else values[0]
 
 
-_ANSWER_TYPES: dict[str, type] = {"stvg": Tube, "vtg": Tube, "rec": np.ndarray, "qa": str}
-_SCORES: dict[str, Callable[[Instance, Any, str], Row]] = {"stvg": _stvg, "vtg": _vtg, "rec": _rec, "qa": _qa}
-_MEANS: dict[str, Callable[[Sequence[Row]], Summary]] = {
-    "stvg": _stvg_means,
-    "vtg": _vtg_means,
-    "rec": _rec_means,
-    "qa": _qa_means,
+_ANSWER_TYPES: dict[str, tuple[type, ...]] = {
+    "stvg": (Tube, Prediction),
+    "vtg": (Tube, tuple),
+    "rec": (np.ndarray,),
+    "qa": (str,),
 }
+_SCORES: dict[str, Callable[[Instance, Any, str], Row]] = {"stvg": _stvg, "vtg": _vtg, "rec": _rec, "qa": _qa}

@@ -15,7 +15,8 @@ from spacevllm.tube import Span
 
 _NUMBER = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"  # [hh:][mm:]ss[.ff]
 _UNIT = r"\s*(?:s|sec|secs|seconds?)?\.?"
-_SPAN = re.compile(rf"{_NUMBER}{_UNIT}\s*(?:to|until|till|and|-|–|—|~|,)+\s*{_NUMBER}", re.IGNORECASE)
+_END = r"(?:(?:it\s+)?(?:ends?|stops?|finishes)(?:\s+time)?\s*(?:at|around|:|=)?\s*)?"  # "starts at 3s and ends at 5s"
+_SPAN = re.compile(rf"{_NUMBER}{_UNIT}\s*(?:to|until|till|and|-|–|—|~|,)+\s*{_END}{_NUMBER}", re.IGNORECASE)
 
 _BOX = re.compile(r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]")
 

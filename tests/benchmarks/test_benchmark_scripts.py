@@ -51,6 +51,11 @@ def test_ask_many_compares_three_ways(tmp_path):
     assert two["uncached_over_batched"] > 0 and "later_question_over_first_one_by_one" in two
 
 
+def test_score_measures_the_command(tmp_path):
+    result = run("-m", "benchmarks.score", "--queries", "3", "--out", str(tmp_path))
+    assert result["queries"] == 3 and all(taken["cpu_s"] > 0 for taken in result["protocols"].values())
+
+
 @pytest.mark.parametrize(
     ("card", "peak"),
     [

@@ -12,8 +12,6 @@ from spacevllm.evaluation.metrics import (
     interval_iou,
     mean,
     nearest_boxes,
-    share_above,
-    share_reaching,
 )
 
 anything = st.floats(allow_nan=True, allow_infinity=True, width=32)
@@ -81,11 +79,6 @@ def test_gapless_boxes_fills_inside_only():
     assert frames.tolist() == [3, 4, 5]
     assert filled[1].tolist() == [2, 2, 4, 4]
     assert gapless_boxes(np.zeros(0, int), np.zeros((0, 4)))[1].shape == (0, 4)
-
-
-def test_thresholds_are_strict_above_and_inclusive_at():
-    assert share_above([0.5, 0.3, 0.51], 0.5) == pytest.approx(1 / 3)
-    assert share_reaching([0.5, 0.3, 0.51], 0.5) == pytest.approx(2 / 3)
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from answers_corpus import LETTERS, MATCHES, MATCHING, SCENES, YES_NO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,23 @@ def test_sentences_as_options(answer, index):
 )
 def test_other_options(answer, options, index):
     assert parse_choice(answer, options) == index
+
+
+@pytest.mark.parametrize(("answer", "letter"), LETTERS)
+def test_letters_of_the_corpus(answer, letter):
+    assert parse_choice(answer, SCENES) == ("ABCD".index(letter) if letter else None)
+    labelled = [f"{'ABCD'[i]}. {scene}" for i, scene in enumerate(SCENES)]
+    assert parse_choice(answer, labelled) == ("ABCD".index(letter) if letter else None)
+
+
+@pytest.mark.parametrize(("answer", "word"), YES_NO)
+def test_yes_and_no_of_the_corpus(answer, word):
+    assert parse_choice(answer, ["yes", "no"]) == (["yes", "no"].index(word) if word else None)
+
+
+@pytest.mark.parametrize(("kind", "answer", "index"), MATCHES)
+def test_labelled_options_of_the_corpus(kind, answer, index):
+    assert parse_choice(answer, MATCHING[kind]) == index
 
 
 @settings(deadline=None)

@@ -7,13 +7,16 @@ import pytest
 from scoring_cases import instance, tube, unread_tube
 
 from spacevllm.data.instance import Instance
-from spacevllm.evaluation.protocols import PROTOCOLS, TubeScore, score_tube, truth_boxes
+from spacevllm.evaluation.prediction import Unreadable, from_tube
+from spacevllm.evaluation.protocols import TubeScore, score_tube, truth_boxes
+from spacevllm.evaluation.protocols import dense as dense_truth
 
 HALF = (10, 10, 50, 30)  # upper half of the true box: IoU 1/2
 
 
 def dense(truth: Instance, prediction) -> TubeScore:
-    return score_tube(truth, prediction, PROTOCOLS["dense"])
+    answer = from_tube(prediction, truth.width, truth.height) if prediction else None
+    return score_tube(dense_truth(truth), None if isinstance(answer, Unreadable) else answer)
 
 
 @pytest.mark.parametrize(

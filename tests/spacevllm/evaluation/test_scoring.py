@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scoring_cases import instance, tube, unread_tube
 
 from spacevllm.data.instance import Instance
-from spacevllm.evaluation.scoring import evaluate, score, summarise
+from spacevllm.evaluation.scoring import evaluate, score
+from spacevllm.evaluation.summary import summarise
 from spacevllm.tube import Span
 
 COUNTS = {"n_queries", "n_missing", "n_unparsable"}
@@ -116,7 +117,7 @@ def test_wrong_input_is_named():
         evaluate([instance(id="a"), instance(id="a")], {})
     with pytest.raises(ValueError, match="no instance, 'zz'"):
         evaluate([instance(id="a")], {"zz": None})
-    with pytest.raises(TypeError, match="instance a: task stvg takes a Tube, not a str"):
+    with pytest.raises(TypeError, match="instance a: task stvg takes a Tube or Prediction, not a str"):
         evaluate([instance(id="a")], {"a": "From 1s to 2s."})
     with pytest.raises(ValueError, match="'pink' is none of"):
         evaluate([instance("qa", "a", options=OPTIONS, answer="pink")], {})
@@ -198,6 +199,6 @@ def test_thousands_of_dense_tubes_score_in_seconds():
         for n in range(1000)
     ]
     answers = {truth.id: tube(100, 400) for truth in truths}
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, whatever else the machine does
     score(truths, answers)
-    assert time.perf_counter() - start < 5  # about half a second on one idle core
+    assert time.process_time() - start < 5  # a third of a second

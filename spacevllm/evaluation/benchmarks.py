@@ -1,0 +1,106 @@
+"""The benchmarks by name: who reads their files, what is asked, how it is scored, what to hold the counts against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spacevllm.data import sources
+from spacevllm.data.instance import Instance, Task
+from spacevllm.data.sources.base import Dropped, SourceFiles
+from spacevllm.evaluation.annotations import egoschema, generic_stvg, mvbench, tempcompass, video_mme
+from spacevllm.evaluation.scoring import Answers, score
+from spacevllm.evaluation.summary import Row, Summary, confidence, groups, means_and_counts
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        task: what is asked, and with it the metric: ``summary.py``.
+        read: its annotation files, one record or one reason a query.
+        apart: name of what its groups are (``Instance.sentence_type``), None: it has none.
+        published: queries in each split. where: to get it.
+        needs, takes: fields of ``SourceFiles`` beside ``annotations`` that it must or may have.
+        mean_over_groups: its headline is the mean of the groups' means, however many questions each has.
+    """
+
+    task: Task
+    read: Callable[[SourceFiles], Iterator[Instance | Dropped]]
+    where: str
+    published: Mapping[str, int] = field(default_factory=dict)
+    apart: str | None = None
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    mean_over_groups: bool = False
+
+
+def _of_source(name: str, task: Task, apart: str | None = None) -> Benchmark:
+    source = sources.SOURCES[name]
+    return Benchmark(task, source.read, source.where, source.published, apart, source.needs, source.takes)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "hcstvg_v1": _of_source("hcstvg_v1", "stvg"),
+    "hcstvg_v2": _of_source("hcstvg_v2", "stvg"),
+    "vidstg": _of_source("vidstg", "stvg", apart="sentence type"),
+    "charades_sta": _of_source("charades_sta", "vtg"),
+    "refcoco": _of_source("refcoco", "rec"),
+    "refcoco+": _of_source("refcoco+", "rec"),
+    "refcocog": _of_source("refcocog", "rec"),
+    "mvbench": Benchmark("qa", mvbench.read, mvbench.WHERE, mvbench.PUBLISHED, apart="task", mean_over_groups=True),
+    "video_mme": Benchmark("qa", video_mme.read, video_mme.WHERE, video_mme.PUBLISHED, apart="duration"),
+    "tempcompass": Benchmark("qa", tempcompass.read, tempcompass.WHERE, tempcompass.PUBLISHED, apart="task"),
+    "egoschema": Benchmark("qa", egoschema.read, egoschema.WHERE, egoschema.PUBLISHED),
+    "generic_stvg": Benchmark("stvg", generic_stvg.read, "your own: docs/score-your-predictions.md"),
+}
+
+
+def read_queries(name: str, files: SourceFiles) -> Iterator[Instance | Dropped]:
+    """Every query of a benchmark once: an id that occurs again is dropped."""
+    seen: set[str] = set()
+    for found in BENCHMARKS[name].read(files):
+        if isinstance(found, Instance) and found.id in seen:
+            yield Dropped(files.annotations.name, query_id(found), "an id that occurs before")
+            continue
+        if isinstance(found, Instance):
+            seen.add(found.id)
+        yield found
+
+
+def query_id(instance: Instance) -> str:
+    """The query's name inside its annotation file: ``Instance.id`` without data set and split."""
+    return instance.id.removeprefix(f"{instance.source}/").removeprefix(f"{instance.split}/")
+
+
+def score_benchmark(
+    name: str, instances: Sequence[Instance], answers: Answers, protocols: Sequence[str], seed: int = 0
+) -> tuple[Summary, list[Row]]:
+    """Every number of one benchmark.
+
+    Args:
+        instances: its queries, of one task. answers: by ``Instance.id``, as ``scoring.score`` takes them.
+        protocols: of spatio-temporal benchmarks; others have one way to score and ignore it.
+        seed: of the confidence intervals.
+
+    Returns:
+        Means, counts and confidence intervals, the same again for each group that the benchmark reports apart; with
+        several protocols one such table under the name of each, beside the counts. And the rows of ``score``.
+    """
+    benchmark = BENCHMARKS[name]
+    if instances[0].task != "stvg":
+        rows = score(instances, answers)
+        return _table(benchmark, rows, seed), rows
+    of = {protocol: score(instances, answers, protocol) for protocol in protocols}
+    tables = {protocol: _table(benchmark, rows, seed) for protocol, rows in of.items()}
+    first = tables[protocols[0]]
+    counts = {key: value for key, value in first.items() if key.startswith("n_")}
+    return first if len(tables) == 1 else counts | tables, [row for rows in of.values() for row in rows]
+
+
+def _table(benchmark: Benchmark, rows: Sequence[Row], seed: int) -> Summary:
+    apart = groups(rows) if benchmark.apart else {}
+    tables = {name: means_and_counts(group) | {"confidence": confidence(group, seed)} for name, group in apart.items()}
+    by = "sentence_type" if benchmark.mean_over_groups else None
+    return means_and_counts(rows, by) | {"confidence": confidence(rows, seed, by)} | tables
