@@ -13,7 +13,7 @@ and is done when a row with the same id and fingerprint is in a file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,8 +64,13 @@ class Parts:
         Tidies first: a worker that outlived its killed driver may have written after this run began.
         """
         self.tidy(wanted)
-        table = pa.concat_tables([storage.read_table(uri, columns) for uri in self._files()])
+        table = pa.concat_tables(self.tables(columns), promote_options="default")  # older rows may lack a column
         return table.filter(pc.is_in(table["id"], pa.array(list(wanted), pa.string()))).sort_by("id")
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """One file after the other."""
+        for uri in self._files():
+            yield storage.read_table(uri, columns)
 
     def _files(self) -> list[str]:
         return [uri for uri in storage.find(self.folder) if uri.endswith(".parquet")]
