@@ -55,6 +55,44 @@ def moving_shapes(
     return run(out, num_videos, seed, overrides or [], dry_run)
 
 
+@app.command()
+def convert(
+    source: Annotated[str, typer.Option(help="Which form they have: vidstg, refcoco, cvat, ...", metavar="NAME")],
+    annotations: Annotated[str, typer.Option(help="Annotations as published, or your own.", metavar="FILE|DIR")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="train, val or test; default: as the file's name says.")] = "",
+    media_root: Annotated[str, typer.Option(help="Put before the media's names.", metavar="DIR|URI")] = "media",
+    boxes: Annotated[str, typer.Option(help="VidOR's annotation folder, for vidstg.", metavar="DIR")] = "",
+    instances: Annotated[str, typer.Option(help="COCO's instances.json, for refcoco.", metavar="FILE")] = "",
+    durations: Annotated[str, typer.Option(help="charades.json, for charades_sta.", metavar="FILE")] = "",
+    questions: Annotated[str, typer.Option(help="CSV of questions about tracks.", metavar="FILE")] = "",
+    fps: Annotated[str, typer.Option(help="Frames a second, where annotations do not say: 30000/1001.")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print the counts as one line of JSON.")] = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Bring published annotations, or your own, into one form.
+
+    Every row that cannot be used is in OUT/dropped.jsonl with its reason.
+    """
+    from jobs.convert import run
+
+    names = (
+        "source",
+        "annotations",
+        "out",
+        "split",
+        "media_root",
+        "boxes",
+        "instances",
+        "durations",
+        "questions",
+        "fps",
+    )
+    values = (source, annotations, out, split, media_root, boxes, instances, durations, questions, fps)
+    return run(dict(zip(names, values, strict=True)), json, overrides or [], dry_run)
+
+
 @app.command("build-unistg")
 def build_unistg(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
     """Turn annotations into Uni-STG Parquet shards."""

@@ -145,17 +145,30 @@ def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, bytes(data))
         return
+    with open_write(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_write(uri: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write to piece by piece; it takes the place of ``uri`` at the end, or not at all after an error."""
+    fs, path = resolve(uri)
+    local = isinstance(fs, LocalFileSystem)
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    if local:
+        os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder if local else None)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            yield file
+        if local:
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+            os.replace(temporary, path)
+        else:
+            fs.put_file(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def write_text(uri: str | Path, text: str) -> None:

@@ -60,7 +60,7 @@ class Instance:
         id: unique in the data set; ``instance_id`` makes one.
         task: stvg (span + boxes) · vtg (span) · rec (one box on an image) · qa (multiple choice or free text).
         source: name of the data set it comes from, e.g. ``vidstg``.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``, or a benchmark's own (``testA``).
         media: path relative to the data set's folder, or an absolute path or URI.
         media_type: ``video`` or ``image``.
         question: the sentence, as annotated; instruction wording is added by templates, not here.
@@ -71,7 +71,7 @@ class Instance:
         box_frames: (K,) increasing frame numbers that have a box; ``[0]`` for an image.
         boxes: K boxes of 4 numbers. They may lie outside the span: the object is visible there too.
         fps_num, fps_den: rational frame rate; 0/1 for an image.
-        num_frames, width, height, duration_s: of the media; an image has 1 frame and 0 s.
+        num_frames, width, height, duration_s: of the media; an image has 1 frame and 0 s. 0 for a video: not known.
         sentence_type: ``declarative`` or ``interrogative``; benchmarks report them apart.
         segment_begin_frame, segment_end_frame: the clip of the video to look at (VidSTG's used_segment), half-open;
             None: the whole video.
@@ -117,6 +117,13 @@ class Instance:
     @property
     def fps(self) -> Fraction:
         return Fraction(self.fps_num, self.fps_den)
+
+    @property
+    def ends_after_media(self) -> bool:
+        """Whether the span ends after the video does. Some annotations do; they are kept as they are."""
+        if self.end_frame is not None and self.num_frames:
+            return self.end_frame > self.num_frames
+        return self.end_s is not None and 0 < self.duration_s < self.end_s
 
     def to_row(self) -> dict[str, Any]:
         """A row of ``SCHEMA``."""

@@ -81,6 +81,8 @@ def test_missing_files(cli, tmp_path, model):
     refused(cli("serve", "--model", model, "--media-root", none), f"--media-root {none}: no such folder")
     refused(cli("build-unistg", "--data", tmp_path, *out), "holds no annotations")
     refused(cli("report", "--tubes", tmp_path, *out), "holds no tubes")
+    refused(cli("convert", "--source", "vidstg", "--annotations", none, *out), f"--annotations {none}: no such file")
+    refused(cli("convert", "--source", "vidsgt", "--annotations", none, *out), "--source vidsgt: is none of", "vidstg")
     assert not (tmp_path / "out").exists()
 
 
@@ -144,6 +146,7 @@ def test_dry_runs_touch_nothing(cli, data, model, tmp_path):
     runs = {
         "moving-shapes": ("--num-videos", "7", *both),
         "build-unistg": ("--data", data, *both),
+        "convert": ("--source", "internvid", "--annotations", tmp_path / "questions.txt", *both),
         "evaluate": ("--model", model, "--data", data, *both),
         "ground": ("--model", model, "--videos", data / "media", "--questions", tmp_path / "questions.txt", *both),
         "serve": ("--model", model, "--port", "8123", "--dry-run"),
@@ -169,6 +172,21 @@ def test_moving_shapes_makes_a_data_set_and_keeps_it(cli, data):
 
 def test_moving_shapes_does_not_mix_worlds(cli, data):
     refused(cli("moving-shapes", "--out", data, "--num-videos", "4", "--seed", "2"), "holds another world")
+
+
+def test_convert_prints_one_line_of_json(cli, tmp_path):
+    rows = [{"YoutubeID": "a", "Start_timestamp": f"00:00:{i:02d}", "End_timestamp": "00:00:05"} for i in (1, 2, 9)]
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row | {"Caption": "a dog"}) + "\n" for row in rows))
+    arguments = ("--source", "internvid", "--annotations", tmp_path / "clips.jsonl", "--out", tmp_path / "out")
+    status, out, _ = cli("convert", *arguments, "--json")
+    counts = json.loads(out)
+    assert (status, out.count("\n")) == (0, 1)
+    assert (counts["read"], counts["kept"], counts["dropped"]) == (3, 2, {"the span is empty or inverted": 1})
+    status, out, _ = cli("convert", *arguments)
+    assert (status, out.splitlines()[-1]) == (
+        0,
+        f"annotations: {tmp_path}/out/annotations (2 of 3 questions, 1 dropped, see {tmp_path}/out/dropped.jsonl)",
+    )
 
 
 @pytest.mark.slow

@@ -1,0 +1,169 @@
+"""What the user's own forms share: boxes of tracked things, and questions about them.
+
+Without a questions file every track is one question: its text is the track's own or its label, its span from the
+first box to the last. With one (CSV with a header), every line is a question::
+
+    track,question,video,begin_frame,end_frame
+    7,the man in red while he waves,clip,120,180
+
+``track`` and ``question`` are needed. ``video``: its name, with or without the suffix, where the annotations hold
+several. ``begin_frame``, ``end_frame``: 0-based, end exclusive; empty or absent: from the first box to the last.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from spacevllm.config import ConfigError
+from spacevllm.data.instance import Instance
+from spacevllm.data.sources.base import (
+    Dropped,
+    Row,
+    SourceFiles,
+    Text,
+    check_boxes,
+    convert_each,
+    explain,
+    frame_span,
+    video,
+)
+
+FPS_NEEDED = "frames per second are not known: give --fps"
+
+
+class Clip(NamedTuple):
+    """A video. name: of its file. fps: None where the annotations do not say."""
+
+    name: str
+    fps: Fraction | None
+    num_frames: int
+    width: int
+    height: int
+
+
+class Track(NamedTuple):
+    """One thing. id: as questions name it. frames: 0-based. boxes: xyxy pixels, one a frame. error: what is wrong."""
+
+    clip: Clip
+    id: str
+    text: str
+    frames: list[int]
+    boxes: list[list[float]]
+    error: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{_stem(self.clip.name) or '?'}/{self.id}"
+
+    def is_in(self, video: str) -> bool:
+        """Whether it is in the video of that name; of a broken track nobody may know."""
+        return not video or not self.clip.name or _stem(video) == _stem(self.clip.name)
+
+
+class _Line(Row):
+    model_config = ConfigDict(strict=False)  # all of it is text
+
+    track: Text
+    question: Text
+    video: str = ""
+    begin_frame: Annotated[int, Field(ge=0)] | None = None
+    end_frame: int | None = None
+
+
+def ask(source: str, files: SourceFiles, tracks: Iterator[Track]) -> Iterator[Instance | Dropped]:
+    """One ``Instance`` or ``Dropped`` a question; ids are ``<source>/<video>/<track>[/<line of the questions>]``."""
+    if files.questions is None:
+        whole = ((track.place, (track, None)) for track in tracks)
+        yield from convert_each(files.annotations, whole, partial(_convert, source, files))
+    else:
+        yield from _ask_lines(source, files, files.questions, tracks)
+
+
+def _ask_lines(
+    source: str, files: SourceFiles, questions: Path, tracks: Iterator[Track]
+) -> Iterator[Instance | Dropped]:
+    asked: dict[str, dict[int, _Line]] = defaultdict(dict)  # by track, by number of the line
+    for number, line in _lines(questions):
+        if isinstance(line, _Line):
+            asked[line.track][number] = line
+        else:
+            yield Dropped(questions.name, f"line {number}", line)
+    for track in tracks:
+        mine = [number for number, line in asked[track.id].items() if track.is_in(line.video)]
+        if track.error and not mine:  # nobody asks about it, but it is wrong all the same
+            yield Dropped(files.annotations.name, track.place, track.error)
+        lines = [(f"line {number}", (track, asked[track.id].pop(number))) for number in mine]
+        yield from convert_each(questions, lines, partial(_convert, source, files))
+    for number in sorted(number for lines in asked.values() for number in lines):
+        yield Dropped(questions.name, f"line {number}", "there is no such track, or not in that video")
+
+
+def _convert(source: str, files: SourceFiles, key: str, item: tuple[Track, _Line | None]) -> Instance:
+    track, line = item
+    clip, fps = track.clip, files.fps or track.clip.fps
+    if track.error or not track.frames:
+        raise ValueError(track.error or "the track has no box")
+    if fps is None:
+        raise ValueError(FPS_NEEDED)
+    begin, end = _span(track, line)
+    number = key.removeprefix("line ")
+    return Instance(
+        id=f"{source}/{track.place}/{number}" if line else f"{source}/{track.place}",
+        task="stvg",
+        source=source,
+        split=files.split,
+        media=files.media(clip.name if PurePosixPath(clip.name).suffix else f"{clip.name}.mp4"),
+        question=line.question if line else track.text,
+        sentence_type="interrogative" if line and line.question.endswith("?") else "declarative",
+        box_frames=track.frames,
+        boxes=check_boxes(np.array(track.boxes, np.float64), clip.width, clip.height),
+        **video(fps, clip.num_frames, clip.width, clip.height),
+        **frame_span(begin, end, fps, clip.num_frames),
+    )
+
+
+def _span(track: Track, line: _Line | None) -> tuple[int, int]:
+    frames = track.frames
+    if any(a >= b for a, b in pairwise(frames)):
+        raise ValueError("the track has two boxes on one frame, or frames out of order")
+    begin, end = (line.begin_frame, line.end_frame) if line else (None, None)
+    span = frames[0] if begin is None else begin, frames[-1] + 1 if end is None else end
+    if not any(span[0] <= frame < span[1] for frame in frames):
+        raise ValueError("the track has no box in the span, or the span is empty or inverted")
+    return span
+
+
+def _lines(path: Path) -> Iterator[tuple[int, _Line | str]]:
+    """Line number and the line, or why it cannot be read."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"track", "question"} - set(reader.fieldnames or ())
+        if missing:
+            raise ConfigError(f"{path}: its first line names no column {' and '.join(sorted(missing))}")
+        try:
+            for row in reader:
+                yield reader.line_num, _line(row)
+        except csv.Error as error:
+            raise ConfigError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _line(row: dict[str | Any, str | Any]) -> _Line | str:
+    try:
+        return _Line.model_validate({name: cell for name, cell in row.items() if isinstance(name, str) and cell})
+    except ValueError as error:
+        return explain(error)
+
+
+def _stem(name: str) -> str:
+    """``clip.mp4`` → ``clip``; a name with dots in it keeps them."""
+    return name[:-4] if name.lower().endswith((".mp4", ".mkv", ".avi", ".mov")) else name
