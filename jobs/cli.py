@@ -210,10 +210,20 @@ def score(
 @app.command()
 def ground(
     model: Model,
-    videos: Annotated[str, typer.Option(help="Videos: a folder, a glob in quotes, or a URL.", metavar="DIR|GLOB|URL")],
+    videos: Annotated[
+        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
+    ],
     out: Out,
-    questions: Annotated[str, typer.Option(help="Questions: text lines, or JSON lines.", metavar="FILE")] = "",
+    questions: Annotated[
+        str, typer.Option(help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE")
+    ] = "",
     question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.", metavar="TEXT")] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also write OUT/exports for other tools; may be repeated.", metavar="mot|coco-video|cvat|jsonl"
+        ),
+    ] = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
@@ -223,7 +233,7 @@ def ground(
     """
     from jobs.ground import run
 
-    return run(model, videos, questions, question or [], out, overrides or [], dry_run)
+    return run(model, videos, questions, question or [], out, export or [], overrides or [], dry_run)
 
 
 @app.command()

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.common import finish, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
 from pipelines import storage
-from pipelines.ground import GroundConfig, read_questions
+from pipelines.ground import GroundConfig
 from pipelines.ground import run as ground
 from pipelines.manifest import list_videos
+from pipelines.questions import pair_questions, read_questions
+from pipelines.rows import is_rows
 from spacevllm.config import ConfigError
 
 
 def run(
-    model: str, videos: str, questions: str, question: list[str], out: str, overrides: list[str], dry_run: bool
+    model: str,
+    videos: str,
+    questions: str,
+    question: list[str],
+    out: str,
+    export: list[str],
+    overrides: list[str],
+    dry_run: bool,
 ) -> int:
     """Answers what is missing in OUT; returns 3 when some rows failed."""
-    if not questions and not question:
-        raise ConfigError("nothing is asked: give --questions FILE or --question TEXT")
-    options = {"model": model, "videos": videos, "question": question, "questions": questions or None, "out": out}
+    if not questions and not question and not is_rows(videos):
+        raise ConfigError("nothing is asked: give --questions FILE, --question TEXT, or a manifest as --videos")
+    options: dict[str, Any] = {"model": model, "videos": videos, "question": question, "out": out}
+    options |= {"questions": questions or None} | ({"export": export} if export else {})
     config = resolve(GroundConfig, "", overrides, **options)
     need_model(model)
     if dry_run:
-        asked, found = len(read_questions(config)), list_videos(config.videos).num_rows
-        return show_plan("ground", config, f"{found} videos, {asked} questions")
+        found = list_videos(config.videos)
+        pairs = pair_questions(found, read_questions(config.question, config.questions))
+        asked = sum(len(questions) for _, questions in pairs)
+        return show_plan("ground", config, f"{found.num_rows} videos, {asked} questions about them in all")
     summary = ground(config)
     counts = f"{summary['ok']} ok, {summary['failed']} failed"
     finish(f"tubes: {storage.join(out, 'tubes')} ({summary['videos']} videos; answers: {counts}{_reasons(summary)})")

@@ -6,6 +6,7 @@ square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB)
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -24,6 +25,7 @@ from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
+from spacevllm.tube import Span
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
@@ -45,10 +47,13 @@ FRAMES = pa.schema(
         ("height", pa.int64()),
         ("duration_s", pa.float64()),
         ("frame_times_s", pa.list_(pa.float64())),
+        ("shown_begin_s", pa.float64()),  # the part of the video that was sampled from
+        ("shown_end_s", pa.float64()),
         ("decode_ms", pa.float64()),
     ]
 )
 
+ASKED = ["uri", "begin_s", "end_s", "error"]  # of a manifest, what decoding needs
 
 WRITER_CPUS = 0.25
 
@@ -129,25 +134,29 @@ def run(config: DecodeConfig) -> Summary:
 
 
 class Decoder:
-    """A Ray Data actor: rows with ``uri`` in, the same rows with the columns of ``FRAMES`` out."""
+    """A Ray Data actor: rows of a manifest in, the same rows with the columns of ``FRAMES`` out."""
 
     def __init__(self, plan: Plan, options: DecodeOptions) -> None:
         self.plan, self.options = plan, options
         self.sampler = GuardedSampler(timeout_s=options.timeout_s, memory_mb=options.memory_mb)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = [self.decode(uri) for uri in table["uri"].to_pylist()]
+        rows = [
+            {"status": "failed", "error": error} if error else self.decode(uri, _part(begin_s, end_s))
+            for uri, begin_s, end_s, error in zip(*(table[name].to_pylist() for name in ASKED), strict=True)
+        ]
         frames = pa.Table.from_pylist(rows, schema=FRAMES)
+        table = table.drop_columns(["error"])
         for name in FRAMES.names:
             table = table.append_column(name, frames[name])
         return table
 
-    def decode(self, uri: str) -> dict[str, Any]:
+    def decode(self, uri: str, part: Span | None = None) -> dict[str, Any]:
         """One row of ``FRAMES``; ``error`` is ``"<reason>: <message>"``."""
         started = time.perf_counter()
         try:
             with storage.local_copy(uri) as path:
-                sampled = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend)
+                sampled = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend, part=part)
             row = frames_to_row(sampled, self.plan.size)
         except VideoError as error:
             row = {"status": "failed", "error": f"{error.reason}: {error}"}
@@ -156,6 +165,12 @@ class Decoder:
         except Exception as error:  # nobody's plan, but one video must not end an archive; the row keeps the reason
             row = {"status": "failed", "error": f"decode: {uri}: {type(error).__name__}: {error}"}
         return row | {"decode_ms": (time.perf_counter() - started) * 1000}
+
+
+def _part(begin_s: float | None, end_s: float | None) -> Span | None:
+    if begin_s is None and end_s is None:
+        return None
+    return Span(begin_s or 0.0, math.inf if end_s is None else end_s)
 
 
 def frames_to_row(sampled: SampledFrames, size: int) -> dict[str, Any]:
@@ -175,6 +190,8 @@ def frames_to_row(sampled: SampledFrames, size: int) -> dict[str, Any]:
         "height": info.height,
         "duration_s": info.duration_s,
         "frame_times_s": info.times_s.tolist(),
+        "shown_begin_s": sampled.part and sampled.part.begin_s,
+        "shown_end_s": sampled.part and sampled.part.end_s,
     }
 
 
@@ -202,7 +219,8 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
         container="",
     )
     frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, S, S, 3)
-    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames)
+    part = None if row["shown_begin_s"] is None else Span(row["shown_begin_s"], row["shown_end_s"])
+    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
 
 
 def decoded(work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0) -> Any:

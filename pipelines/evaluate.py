@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -102,7 +103,7 @@ def data_set_digest(folder: str) -> str:
     return str(storage.read_json(record)["digest"]) if storage.exists(record) else ""
 
 
-def _questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, str], list[Question]]]:
+def _questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, Any], list[Question]]]:
     asked: dict[str, list[Question]] = {}
     for instance in instances:
         question = Question(instance.id, instance.task, instance.question, tuple(instance.options))

@@ -6,26 +6,20 @@ evaluation uses too) → count every row.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-import pyarrow as pa
 from pydantic import model_validator
 
 from pipelines import storage
 from pipelines.cluster import ray_session
 from pipelines.decode import DecodeOptions
+from pipelines.export import ExportFormat, export
 from pipelines.manifest import list_videos
 from pipelines.parts import Parts, count_rows
 from pipelines.predict import (
     LoadPredictor,
     Model,
     PredictOptions,
-    Question,
     answer,
     describe,
     load_predictor,
@@ -34,10 +28,11 @@ from pipelines.predict import (
     without,
 )
 from pipelines.progress import Progress
+from pipelines.questions import pair_questions, read_questions
+from pipelines.rows import is_rows
 from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config, ConfigError
-from spacevllm.data.instance import instance_id
 
 
 class GroundConfig(Config):
@@ -45,12 +40,12 @@ class GroundConfig(Config):
 
     Attributes:
         model: folder of a trained model.
-        videos: folder, glob, file or URL, or a list of them.
-        questions: file: ``.txt``, one question a line; or ``.jsonl``, ``.json`` (a list) or ``.csv`` with ``question``
-            and, for a question about one video only, ``video`` (its path, or the end of it, such as the file name).
+        videos: folder, glob, file, URL or manifest (see ``pipelines.manifest``), or a list of them.
+        questions: file of questions, see ``read_questions``.
         question: one question, or a list, asked of every video.
         out: where the tubes go. Running again adds what is missing; rows of other videos or questions stay.
         decode, predict: how videos are read and how the model runs.
+        export: forms in which all answers of this call are written beside the tubes, see ``pipelines.export``.
         retry_failed: also do again what failed before (and what another limit in ``decode`` could save).
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
@@ -62,14 +57,16 @@ class GroundConfig(Config):
     question: str | tuple[str, ...] = ()
     decode: DecodeOptions = DecodeOptions()
     predict: PredictOptions = PredictOptions()
+    export: tuple[ExportFormat, ...] = ()
     retry_failed: bool = False
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _has_questions(self) -> GroundConfig:
-        if not self.questions and not self.question:
-            raise ValueError("ground needs questions: a file (questions) or text (question)")
+        listed = [self.videos] if isinstance(self.videos, str) else self.videos
+        if not self.questions and not self.question and not any(map(is_rows, listed)):
+            raise ValueError("ground needs questions: a file (questions), text (question) or a manifest (videos)")
         return self
 
 
@@ -83,7 +80,9 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
     Raises:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
     """
-    pairs = pair_questions(list_videos(config.videos), read_questions(config))
+    pairs = list(pair_questions(list_videos(config.videos), read_questions(config.question, config.questions)))
+    if not pairs:
+        raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
     with storage.exclusive(config.out):
         model = describe(config.model, load)
         work = make_work(pairs, model)
@@ -98,82 +97,11 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
                     answer(missing, model, parts, config.decode, config.predict, progress, load)
             counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
-            summary = {"stage": "ground", **counts, **work_done, "videos": work.num_rows, **_describe(model)}
+            exports = export(parts, wanted, config.out, config.export)
+            about = {"videos": work.num_rows, "exports": exports, **_describe(model)}
+            summary = {"stage": "ground", **counts, **work_done, **about}
             return write_summary(stage, config.out, summary)
 
 
 def _describe(model: Model) -> dict[str, str]:
     return {"model_id": model.id, "model_digest": model.digest}
-
-
-def pair_questions(
-    manifest: pa.Table, questions: Sequence[tuple[str, str]]
-) -> Iterator[tuple[dict[str, str], list[Question]]]:
-    """Each manifest row with its questions; a video without any is left out.
-
-    Args:
-        questions: (video, question); an empty video means every video.
-
-    Raises:
-        ConfigError: a question names a video that is not there, or more than one.
-    """
-    rows = manifest.to_pylist()
-    everywhere = [text for video, text in questions if not video]
-    own: dict[str, list[str]] = {row["id"]: [] for row in rows}
-    for video, text in questions:
-        if video:
-            own[_find_video(rows, video)["id"]].append(text)
-    for row in rows:
-        texts = dict.fromkeys([*everywhere, *own[row["id"]]])  # each once, in order
-        if texts:
-            yield row, [Question(instance_id(row["id"], text), "stvg", text) for text in texts]
-
-
-def read_questions(config: GroundConfig) -> list[tuple[str, str]]:
-    """(video or ``""``, question) of the file and of ``question``.
-
-    Raises:
-        ConfigError: no such file, not readable, or no question in it.
-    """
-    listed = [config.question] if isinstance(config.question, str) else config.question
-    found = [("", text.strip()) for text in listed]
-    if config.questions:
-        found += _read_file(config.questions)
-    found = [(video, text) for video, text in found if text]
-    if not found:
-        raise ConfigError(f"there is no question in {config.questions or 'the command'}")
-    return found
-
-
-def _read_file(uri: str) -> list[tuple[str, str]]:
-    try:
-        text = storage.read_text(uri)
-    except FileNotFoundError:
-        raise ConfigError(f"no such questions file: {uri}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{uri} is no UTF-8 text: {error}") from None
-    suffix = uri.rpartition(".")[2].lower()
-    if suffix not in ("jsonl", "json", "csv"):
-        return [("", line.strip()) for line in text.splitlines()]
-    try:
-        rows = _csv(text) if suffix == "csv" else json.loads(text) if suffix == "json" else _jsonl(text)
-        return [(str(row.get("video") or ""), str(row["question"]).strip()) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{uri}: every row needs a question (and may name its video): {error!r}") from None
-
-
-def _jsonl(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-
-
-def _csv(text: str) -> list[Any]:
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def _find_video(rows: Sequence[dict[str, str]], name: str) -> dict[str, str]:
-    """The row whose uri is ``name`` or ends with it."""
-    found = [row for row in rows if row["uri"] == storage.absolute(name)]
-    found = found or [row for row in rows if row["uri"].endswith("/" + name.removeprefix("./"))]
-    if len(found) != 1:
-        raise ConfigError(f"a question names the video {name!r}: {len(found) or 'none'} of the videos are called so")
-    return found[0]

@@ -1,38 +1,102 @@
-"""Which media there are: one row a video (or image), from a folder, a glob, URLs or a Uni-STG data set.
+"""Which media there are: one row a video (or image, or part of a video), from a folder, a glob, URLs, a manifest file
+or a Uni-STG data set.
 
-A row is {id, uri, media, version}: ``uri`` opens it; ``media`` is the name that outputs and data sets use (relative to
-the data set's folder, else the uri); ``id`` is a hash of ``media``; ``version`` changes with the file's bytes.
+``uri`` opens it; ``media`` is the name that outputs and data sets use (relative to the data set's folder, else the
+uri); ``id`` is a hash of ``media`` (and of the part); ``version`` changes with the file's bytes.
+
+A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
+
+    video,question,begin_s,end_s
+    clips/a.mp4,the dog while it jumps,,
+    s3://bucket/film.mp4,who opens the door?,600,900
+
+``video`` is needed: relative to the manifest's folder, or a path or URL. ``begin_s``, ``end_s``: look only there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipelines import storage
+from pipelines.rows import Row, is_rows, read_rows
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "media", "version")])
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "uri", "media", "version")),
+        ("begin_s", pa.float64()),  # the part to look at; null: from the start, to the end
+        ("end_s", pa.float64()),
+        ("questions", pa.list_(pa.string())),  # that the manifest file asks of it
+        ("error", pa.string()),  # "", or why the row of the manifest file is of no use
+    ]
+)
 VIDEO_EXTENSIONS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
     *(".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
 )
+_LOOK_UPS = 16  # at once, of files in a store that takes its time
+
+
+class Entry(NamedTuple):
+    """One row to be. begin_s, end_s: None where the video's own borders hold."""
+
+    uri: str
+    begin_s: float | None = None
+    end_s: float | None = None
+    question: str = ""
+    error: str = ""
+
+
+class Line(BaseModel):
+    """A row of a manifest or questions file; cells are text in CSV."""
+
+    model_config = ConfigDict(allow_inf_nan=False, extra="ignore")
+
+    video: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    question: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    begin_s: Annotated[float, Field(ge=0)] | None = None
+    end_s: Annotated[float, Field(gt=0)] | None = None
+
+    @classmethod
+    def read(cls, row: Row | str) -> Line:
+        """Raises ValueError: one line that says what is wrong."""
+        if isinstance(row, str):
+            raise ValueError(row)
+        try:
+            line = cls.model_validate({name: cell for name, cell in row.items() if cell not in (None, "")})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})") from None
+        if line.begin_s is not None and line.end_s is not None and line.begin_s >= line.end_s:
+            raise ValueError(f"begin_s {line.begin_s:g} is not before end_s {line.end_s:g}")
+        return line
 
 
 def list_videos(videos: str | Sequence[str]) -> pa.Table:
-    """Rows of ``SCHEMA`` for folders (searched below), globs, files and URLs, without repeats, sorted by name.
+    """Rows of ``SCHEMA`` for folders (searched below), globs, files, URLs and manifests, without repeats, by name.
 
     What a folder or a glob finds is chosen by extension; a file or URL that is named is taken as it is.
 
     Raises:
-        ConfigError: a local path is missing, or there is no video in it.
+        ConfigError: a local path is missing, there is no video in it, or a manifest names none.
     """
     found: dict[str, str] = {}
+    entries: list[Entry] = []
     for uri in [videos] if isinstance(videos, str) else videos:
-        found |= _expand(uri)
-    return _rows((uri, uri, version) for uri, version in sorted(found.items()))
+        if is_rows(uri):
+            entries += _read_manifest(uri)
+        else:
+            found |= _expand(uri)
+    named = {entry.uri for entry in entries if not entry.error} - set(found)
+    with ThreadPoolExecutor(_LOOK_UPS) as pool:
+        versions = found | dict(zip(named, pool.map(_version, named), strict=True))
+    return _rows([*map(Entry, found), *entries], versions)
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
@@ -47,8 +111,12 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     names: set[str] = set()
     for split in splits or [""]:
         names |= set(read_records(folder, split, ["media"])["media"].to_pylist())
-    uris = {name: storage.join(storage.absolute(folder), name) for name in sorted(names)}
-    return _rows((name, uri, storage.version(uri)) for name, uri in uris.items())
+    root = storage.absolute(folder)
+    rows = []
+    for name in sorted(names):
+        uri = storage.join(root, name)
+        rows.append({"id": instance_id(name), "uri": uri, "media": name, "version": storage.version(uri)})
+    return _table(rows)
 
 
 def read_records(folder: str, split: str = "", columns: list[str] | None = None) -> pa.Table:
@@ -66,7 +134,7 @@ def read_records(folder: str, split: str = "", columns: list[str] | None = None)
 
 def _expand(uri: str) -> dict[str, str]:
     if not storage.is_local(uri) and not storage.is_listable(uri):
-        return {uri: storage.version(uri)}
+        return {uri: _version(uri)}
     named = not storage.is_glob(uri) and not storage.is_folder(uri)
     files = storage.find(uri)
     videos = files if named else {u: v for u, v in files.items() if u.lower().endswith(VIDEO_EXTENSIONS)}
@@ -76,6 +144,55 @@ def _expand(uri: str) -> dict[str, str]:
     return videos
 
 
-def _rows(rows: Iterable[tuple[str, str, str]]) -> pa.Table:
-    listed = [{"id": instance_id(m), "uri": uri, "media": m, "version": version} for m, uri, version in rows]
-    return pa.Table.from_pylist(listed, schema=SCHEMA)
+def _read_manifest(uri: str) -> Iterator[Entry]:
+    rows = read_rows(uri)
+    if not any(isinstance(row, dict) and row.get("video") for row in rows):
+        raise ConfigError(f"{uri} is no manifest: it has no row with a video")
+    folder = storage.parent(uri)
+    asks = any(isinstance(row, dict) and "question" in row for row in rows)
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = Line.read(row)
+            if not line.video:
+                raise ValueError("it names no video")
+            if asks and not line.question:
+                raise ValueError("it asks no question")
+        except ValueError as error:
+            yield _broken(
+                f"{storage.absolute(uri)}#{number}", row, f"manifest: {storage.name(uri)} row {number}: {error}"
+            )
+        else:
+            place = storage.absolute(storage.join(folder, line.video))
+            yield Entry(place, line.begin_s, line.end_s, line.question)
+
+
+def _broken(place: str, row: Row | str, error: str) -> Entry:
+    """``place``, the row itself, stands for its video: two broken rows stay two."""
+    question = str(row.get("question") or "") if isinstance(row, dict) else ""
+    return Entry(place, question=question, error=error)
+
+
+def _version(uri: str) -> str:
+    try:
+        return storage.version(uri)
+    except OSError:  # reading it will say why, in its own rows
+        return ""
+
+
+def _rows(entries: Iterable[Entry], versions: dict[str, str]) -> pa.Table:
+    """Entries about the same part of a video are one row."""
+    rows: dict[tuple[str, float, float], dict[str, object]] = {}
+    for uri, begin_s, end_s, question, error in entries:
+        begin_s = begin_s or None  # from second 0 is from the start
+        part = () if begin_s is None and end_s is None else (begin_s or 0.0, end_s)
+        version = versions.get(uri, error)  # of a broken row: what is wrong with it
+        row = {"uri": uri, "media": uri, "version": version, "begin_s": begin_s, "end_s": end_s}
+        key = (uri, begin_s or 0.0, end_s or float("inf"))
+        row = rows.setdefault(key, {"id": instance_id(uri, *part), "questions": [], "error": error} | row)
+        if question or error:
+            row["questions"] = list(dict.fromkeys([*row["questions"], question]))  # type: ignore[misc]
+    return _table([rows[key] for key in sorted(rows)])
+
+
+def _table(rows: list[dict[str, object]]) -> pa.Table:
+    return pa.Table.from_pylist([{"questions": [], "error": ""} | row for row in rows], schema=SCHEMA)

@@ -65,7 +65,7 @@ class Parts:
         Tidies first: a worker that outlived its killed driver may have written after this run began.
         """
         self.tidy(wanted)
-        table = pa.concat_tables([storage.read_table(uri, columns) for uri in self._files()])
+        table = pa.concat_tables(self.tables(columns), promote_options="default")  # older rows may lack a column
         return table.filter(pc.is_in(table["id"], pa.array(list(wanted), pa.string()))).sort_by("id")
 
     def rows(self, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -73,6 +73,11 @@ class Parts:
         for uri in self._files():
             for row in storage.read_table(uri, columns).to_pylist():
                 yield row, uri
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """One file after the other."""
+        for uri in self._files():
+            yield storage.read_table(uri, columns)
 
     def _files(self) -> list[str]:
         return [uri for uri in storage.find(self.folder) if uri.endswith(".parquet")]

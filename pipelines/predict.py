@@ -27,13 +27,16 @@ UNPARSABLE = "unparsable"
 QUESTION = pa.struct(
     [(name, pa.string()) for name in ("id", "task", "question", "fingerprint")] + [("options", pa.list_(pa.string()))]
 )
-WORK = pa.schema([("uri", pa.string()), ("media", pa.string()), ("questions", pa.list_(QUESTION))])
+PART = [("begin_s", pa.float64()), ("end_s", pa.float64()), ("error", pa.string())]  # as in the manifest
+WORK = pa.schema([("uri", pa.string()), ("media", pa.string()), *PART, ("questions", pa.list_(QUESTION))])
 KEPT = ("id", "task", "question", "fingerprint")  # of a question, in its answer's row
 BOX = pa.struct([("frame", pa.int64()), *((side, pa.float32()) for side in ("x1", "y1", "x2", "y2"))])
 ANSWERS = pa.schema(
     [
-        ("id", pa.string()),  # hash of video and question
-        ("video", pa.string()),
+        ("id", pa.string()),  # hash of video (and part) and question
+        ("video", pa.string()),  # its uri
+        ("part_begin_s", pa.float64()),  # what was looked at, if a manifest says so; null: from the start, to the end
+        ("part_end_s", pa.float64()),
         ("question", pa.string()),
         ("task", pa.string()),  # stvg · vtg · rec · qa
         ("status", pa.string()),  # ok · failed
@@ -111,13 +114,15 @@ class Question(NamedTuple):
     options: Sequence[str] = ()
 
 
-def make_work(asked: Iterable[tuple[Mapping[str, str], Sequence[Question]]], model: Model) -> pa.Table:
+def make_work(asked: Iterable[tuple[Mapping[str, Any], Sequence[Question]]], model: Model) -> pa.Table:
     """Rows of ``WORK`` from manifest rows, each with the questions about it."""
     rows = []
     for media, questions in asked:
         made_from = (media["version"], model.digest, *model.plan)
         marked = [q._asdict() | {"fingerprint": instance_id(*made_from, *q[1:])} for q in questions]
-        rows.append({"uri": media["uri"], "media": media["media"], "questions": marked})
+        rows.append(
+            {name: media[name] for name in ("uri", "media", "begin_s", "end_s", "error")} | {"questions": marked}
+        )
     return pa.Table.from_pylist(rows, schema=WORK)
 
 
@@ -180,6 +185,8 @@ class Answerer:
         results = self._results(media)
         shared = {
             "video": media["media"],
+            "part_begin_s": media["begin_s"],
+            "part_end_s": media["end_s"],
             "fps": media["fps_num"] / media["fps_den"] if media["fps_den"] else None,
             **{name: media[name] for name in ("num_frames", "width", "height", "duration_s")},
             "model_id": self.model.id,

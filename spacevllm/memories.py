@@ -28,7 +28,8 @@ class RememberedClip(SampledFrames):
 
     @classmethod
     def of(cls, clip: SampledFrames, memory: VideoMemory) -> RememberedClip:
-        return cls(clip.info, clip.indices, clip.times_s, np.empty((len(clip.frames), 0, 0, 3), np.uint8), memory)
+        gone = np.empty((len(clip.frames), 0, 0, 3), np.uint8)
+        return cls(clip.info, clip.indices, clip.times_s, gone, memory, part=clip.part)
 
     @property
     def nbytes(self) -> int:

@@ -154,7 +154,8 @@ class Predictor:
         if is_image:
             prefix = self.processor.image_prefix(with_queries, question)
         else:
-            times_s, duration_s = clip.times_s.tolist(), clip.info.duration_s
+            part = shown_part(clip)
+            times_s, duration_s = (clip.times_s - part.begin_s).tolist(), part.end_s - part.begin_s
             prefix = self.processor.video_prefix(times_s, duration_s, with_queries, question)
         pixels = self.processor.pixel_values(resize_frames(clip.frames, self.image_size))
         return prefill(self.model, prefix, pixels, is_image)
@@ -164,7 +165,7 @@ class Predictor:
 
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)
-        span = clamp_span(parse_span(text), info.times_s, info.duration_s)
+        span = place_span(parse_span(text), info.times_s, shown_part(clip))
         boxes = self._sampled_boxes(clip, answer, span)  # (T, 4)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
         return Tube(
@@ -220,6 +221,18 @@ def span_boxes(
         return np.zeros((0, 4), np.float32)
     first, last = picked_frames(times_s, span)
     return interpolate_boxes(indices[first : last + 1], boxes[first : last + 1], np.arange(begin, end))
+
+
+def shown_part(clip: SampledFrames) -> Span:
+    """What of the video the clip shows; its begin is second 0 in prompts and answers."""
+    return clip.part or Span(0.0, clip.info.duration_s)
+
+
+def place_span(span: Span | None, times_s: np.ndarray, part: Span) -> Span | None:
+    """An answer about ``part`` in the seconds of the whole video, see ``clamp_span``; times_s: (N,) of its frames."""
+    own = times_s[(times_s >= part.begin_s) & (times_s < part.end_s)] - part.begin_s
+    inside = clamp_span(span, own, part.end_s - part.begin_s)
+    return inside and Span(inside.begin_s + part.begin_s, inside.end_s + part.begin_s)
 
 
 def clamp_span(span: Span | None, times_s: np.ndarray, duration_s: float) -> Span | None:

@@ -1,5 +1,6 @@
 """``sample_frames`` in a child process that can be killed: a hang or a crash of a decoder costs one video.
 
+It remembers the packets of the file it read last, so that a film is asked for part by part at the cost of the parts.
 The child lives across calls (starting it takes a quarter of a second) and is replaced after a time-out, a crash or
 ``recycle_after`` calls. It dies with its parent: when the parent's end of the pipe closes, whatever the child does.
 Messages are pickles, their arrays sent apart and uncopied, on pipes of their own: what decoders print goes to stderr.
@@ -24,7 +25,9 @@ from types import TracebackType
 from typing import Any
 
 import spacevllm
+from spacevllm.tube import Span
 from spacevllm.video.errors import DecoderCrashed, DecodeTimeout
+from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import Backend, SampledFrames, sample_frames
 
 _LENGTH = struct.Struct(">Q")
@@ -65,6 +68,7 @@ class GuardedSampler:
         segment: tuple[int, int] | None = None,
         max_pixels: int | None = None,
         max_frames: int | None = None,
+        part: Span | None = None,
     ) -> SampledFrames:
         """``sample_frames`` with these arguments.
 
@@ -72,7 +76,7 @@ class GuardedSampler:
             DecodeTimeout: it took longer than ``timeout_s``. DecoderCrashed: the child died or ran out of memory.
             VideoError: whatever ``sample_frames`` raised.
         """
-        request = (str(path), num_frames, backend, segment, max_pixels, max_frames)
+        request = (str(path), num_frames, backend, segment, max_pixels, max_frames, part)
         with self._lock:
             reply = self._ask(request)
         if isinstance(reply, BaseException):
@@ -160,17 +164,41 @@ def serve() -> None:
     threading.Thread(target=_exit_with_parent, args=(requests,), daemon=True).start()
     _limit_memory(int(sys.argv[1]))
     _write(replies, "ready")
+    probed = _LastProbed()
     while True:
         try:
             request = _read(requests, deadline=None)
         except EOFError:
             return
-        _write(replies, _answer(request))
+        _write(replies, _answer(request, probed))
 
 
-def _answer(request: tuple[Any, ...]) -> SampledFrames | Exception:
+class _LastProbed:
+    """What is known of the file that was read last."""
+
+    def __init__(self) -> None:
+        self.stamp: tuple[object, ...] = ()
+        self.info: VideoInfo | None = None
+
+    def sample(self, path: str, *rest: Any) -> SampledFrames:
+        limits = rest[3:5]  # max_pixels and max_frames are checked while probing
+        stamp = (path, *limits, *_file_stamp(path))
+        sampled = sample_frames(path, *rest, self.info if stamp == self.stamp else None)
+        self.stamp, self.info = (stamp, sampled.info) if sampled.info.container != "image" else ((), None)
+        return sampled
+
+
+def _file_stamp(path: str) -> tuple[int, ...]:
     try:
-        return sample_frames(*request)
+        facts = os.stat(path)
+    except OSError:  # the reader says so
+        return ()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _answer(request: tuple[Any, ...], probed: _LastProbed) -> SampledFrames | Exception:
+    try:
+        return probed.sample(*request)
     except MemoryError:
         return DecoderCrashed(f"{request[0]}: the decoder ran out of memory")
     except Exception as error:  # the parent raises it

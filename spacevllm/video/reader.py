@@ -8,7 +8,7 @@ costs time, never a wrong frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from spacevllm.tube import Span
 from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
 from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
 from spacevllm.video.sampling import uniform_indices
@@ -39,12 +40,14 @@ class SampledFrames:
         indices: (T,) int64, non-decreasing frame numbers.
         times_s: (T,) float64, seconds from the video's first frame.
         frames: (T, H, W, 3) uint8 RGB, upright.
+        part: of the video, in its seconds, that was sampled from, its borders those of frames; None: all of it.
     """
 
     info: VideoInfo
     indices: np.ndarray
     times_s: np.ndarray
     frames: np.ndarray
+    part: Span | None = field(default=None, kw_only=True)
 
 
 def sample_frames(
@@ -54,12 +57,16 @@ def sample_frames(
     segment: tuple[int, int] | None = None,
     max_pixels: int | None = None,
     max_frames: int | None = None,
+    part: Span | None = None,
+    info: VideoInfo | None = None,
 ) -> SampledFrames:
     """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
 
     Args:
         segment: frames ``[begin, end)`` to sample from (the end is cut to the video's); None: all.
         max_pixels: largest width × height accepted. max_frames: longest video accepted.
+        part: the same in seconds (the end is cut to the video's); what is shown at its begin belongs to it.
+        info: of this very file, if it was probed before: its packets are not read again.
 
     Raises:
         VideoError: a subclass that names the reason; see ``spacevllm.video.errors``.
@@ -69,13 +76,14 @@ def sample_frames(
     if _is_image(path):
         return _sample_image(path, max_pixels)
     with open_video(path, max_pixels) as (container, stream):
-        info = scan(path, container, stream, max_frames)
-        indices = _segment_indices(info, num_frames, segment)  # (T,)
+        info = info or scan(path, container, stream, max_frames)
+        begin, end = _segment(info, segment, part)
+        indices = begin + uniform_indices(end - begin, num_frames)  # (T,)
         if _checked(backend) == "pyav":
             frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted))
     if backend == "decord":
         frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted))
-    return SampledFrames(info, indices, info.times_s[indices], frames)
+    return SampledFrames(info, indices, info.times_s[indices], frames, part=_seconds(info, begin, end))
 
 
 def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray, backend: Backend = "pyav") -> np.ndarray:
@@ -118,12 +126,25 @@ def _checked(backend: str) -> str:
     return backend
 
 
-def _segment_indices(info: VideoInfo, count: int, segment: tuple[int, int] | None) -> np.ndarray:
+def _segment(info: VideoInfo, segment: tuple[int, int] | None, part: Span | None) -> tuple[int, int]:
+    """Frames ``[begin, end)``."""
+    if part is not None:
+        if part.begin_s >= min(part.end_s, info.duration_s):
+            what = f"{part.begin_s:g} s to {part.end_s:g} s"
+            raise EmptySegment(f"{info.path}: {what} holds none of its {info.duration_s:g} s")
+        begin = int(np.searchsorted(info.times_s, part.begin_s, side="right")) - 1
+        return begin, max(int(np.searchsorted(info.times_s, part.end_s, side="left")), begin + 1)
     begin, end = segment or (0, info.num_frames)
     end = min(end, info.num_frames)
     if not 0 <= begin < end:
         raise EmptySegment(f"{info.path}: segment {segment} holds none of its {info.num_frames} frames")
-    return begin + uniform_indices(end - begin, count)
+    return begin, end
+
+
+def _seconds(info: VideoInfo, begin: int, end: int) -> Span | None:
+    if (begin, end) == (0, info.num_frames):
+        return None
+    return Span(float(info.times_s[begin]), float(info.times_s[end]) if end < info.num_frames else info.duration_s)
 
 
 def _gather(info: VideoInfo, indices: np.ndarray, read: _Read) -> np.ndarray:

@@ -176,7 +176,7 @@ def test_dry_runs_touch_nothing(cli, data, model, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     plans = {job: cli(job, *arguments) for job, arguments in runs.items()}
     assert {job: plan[0] for job, plan in plans.items()} == dict.fromkeys(runs, 0), plans
-    assert "4 videos, 2 questions" in plans["ground"][1]
+    assert "4 videos, 8 questions" in plans["ground"][1]
     assert "port: 8123" in plans["serve"][1]
     assert "data → training → scores → tubes → report" in plans["demo"][1]
     assert sorted(tmp_path.rglob("*")) == before

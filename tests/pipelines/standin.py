@@ -30,7 +30,8 @@ class Standin:
             raise RuntimeError("this question breaks the model")
         info = video.info
         assert video.frames.shape == (self.num_frames, self.image_size, self.image_size, 3)
-        span = None if question == "mumble" else Span(0.0, info.duration_s / 2)
+        part = video.part or Span(0.0, info.duration_s)
+        span = None if question == "mumble" else Span(part.begin_s, (part.begin_s + part.end_s) / 2)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
         return Tube(
             video=info.path,

@@ -16,8 +16,9 @@ import standin
 
 from pipelines import storage
 from pipelines.decode import DecodeOptions
-from pipelines.ground import GroundConfig, read_questions, run
+from pipelines.ground import GroundConfig, run
 from pipelines.predict import ANSWERS, row_to_answer
+from pipelines.questions import read_questions
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError, parse_config
 
@@ -103,7 +104,7 @@ def test_an_output_that_is_in_use_is_refused(archive, tmp_path):
 def test_questions_come_from_files(tmp_path):
     def read(name, text):
         (tmp_path / name).write_text(text)
-        return read_questions(GroundConfig(model="m", videos="v", out="o", questions=str(tmp_path / name)))
+        return read_questions((), str(tmp_path / name))
 
     assert read("q.txt", "\ufeffa dog\n\n  a cat \n") == [("", "a dog"), ("", "a cat")]
     assert read("q.jsonl", '{"question": "a dog"}\n{"video": "b.mp4", "question": "a cat"}\n') == [
@@ -116,7 +117,7 @@ def test_questions_come_from_files(tmp_path):
         with pytest.raises(ConfigError, match=name):
             read(name, text)
     with pytest.raises(ConfigError, match=r"no such questions file: .*gone\.txt"):
-        read_questions(GroundConfig(model="m", videos="v", out="o", questions=str(tmp_path / "gone.txt")))
+        read_questions((), str(tmp_path / "gone.txt"))
     with pytest.raises(ConfigError, match="ground needs questions"):
         parse_config(GroundConfig, {"model": "m", "videos": "v", "out": "o"}, "test")
 
@@ -130,6 +131,27 @@ def test_a_question_about_one_video_is_asked_of_it_alone(archive, tmp_path, ray_
     questions.write_text('{"video": "clip9.mp4", "question": "a cat"}')
     with pytest.raises(ConfigError, match=r"clip9\.mp4.*none of the videos"):
         run(config(archive, tmp_path, question=(), questions=str(questions)), standin.load)
+
+
+def test_a_manifest_says_what_to_ask_of_which_part_and_its_broken_rows_keep_their_reasons(
+    archive, tmp_path, ray_cluster
+):
+    (archive / "m.csv").write_text(
+        "video,question,begin_s,end_s\nclip0.mp4,a dog,,\nclip0.mp4,a cat,0.5,1.5\nclip1.mp4,a cat,9,\n"
+        "clip1.mp4,a cat,2,1\ngone.mp4,a dog,,\n"
+    )
+    summary = run(config(archive / "m.csv", tmp_path, question=()), standin.load)
+    assert (summary["in"], summary["ok"], summary["decoded"]) == (5, 2, 5)
+    assert summary["errors"] == {"empty_segment": 1, "manifest": 1, "missing": 1}
+    rows = {row["part_begin_s"]: row for row in rows_of(tmp_path / "out") if row["video"].endswith("clip0.mp4")}
+    assert (rows[None]["begin_s"], rows[None]["end_s"]) == (0.0, 1.0)
+    assert (rows[0.5]["begin_s"], rows[0.5]["end_s"], rows[0.5]["part_end_s"]) == (0.5, 1.0, 1.5)
+    assert (rows[0.5]["begin_frame"], rows[0.5]["end_frame"], rows[0.5]["num_frames"]) == (4, 8, 16)
+    assert [box["frame"] for box in rows[0.5]["sampled_boxes"]] == [4, 6, 8, 11]
+    assert run(config(archive / "m.csv", tmp_path, question=()), standin.load)["new"] == 0
+    (archive / "m.csv").write_text("video\nclip0.mp4\n")
+    with pytest.raises(ConfigError, match="nothing is asked"):
+        run(config(archive / "m.csv", tmp_path, question=()), standin.load)
 
 
 KILLED = """

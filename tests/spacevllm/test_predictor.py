@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
-from spacevllm.predictor import Predictor, clamp_span, span_boxes
+from spacevllm.predictor import Predictor, clamp_span, place_span, span_boxes
 from spacevllm.tube import Span
-from spacevllm.video import sample_frames
+from spacevllm.video import SampledFrames, sample_frames
 from spacevllm.video.errors import MissingVideo
 
 sys.path.insert(0, str(Path(__file__).parent / "model"))
@@ -45,6 +46,19 @@ def test_frames_at_hand_give_the_same_as_a_path(folder, predictor):
     clip = sample_frames(folder / "000000.mp4", predictor.num_frames)
     [a], [b] = (predictor.ground(video, ["the red circle"]) for video in (clip, folder / "000000.mp4"))
     assert a.answer == b.answer and np.array_equal(a.sampled_boxes, b.sampled_boxes)
+
+
+def test_a_part_is_asked_like_a_video_of_its_own_and_answered_in_the_video_s_seconds(folder, predictor):
+    video = sample_frames(folder / "000000.mp4", predictor.num_frames, part=Span(3, 5))
+    alone = SampledFrames(  # the same frames as a clip that begins with them
+        replace(video.info, num_frames=16, duration_s=2.0, times_s=np.arange(16) / 8),
+        video.indices - 24, video.times_s - 3, video.frames,
+    )  # fmt: skip
+    [tube], [own] = (predictor.ground(clip, ["the red circle"]) for clip in (video, alone))
+    assert tube.answer == own.answer and np.array_equal(tube.sampled_boxes, own.sampled_boxes)
+    assert place_span(Span(0.5, 9), video.info.times_s, Span(3, 5)) == Span(3.5, 5)
+    assert place_span(Span(7, 9), video.info.times_s, Span(3, 5)) == Span(4.875, 5)  # its last frame
+    assert place_span(None, video.info.times_s, Span(3, 5)) is None
 
 
 @pytest.mark.parametrize("fields", [{"prompt_order": "caption_first"}, {"space_head": "text_coordinates"}])

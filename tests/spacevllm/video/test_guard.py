@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from clips import write_clip
 
+from spacevllm.tube import Span
 from spacevllm.video import GuardedSampler, errors, sample_frames
 
 Clip = Callable[[str], Path]
@@ -39,6 +40,19 @@ def test_errors_and_arguments_cross(sampler: GuardedSampler, clip: Clip, tmp_pat
     with pytest.raises(errors.TooLarge):
         sampler.sample(clip("plain.mp4"), 8, max_frames=10)
     assert sampler.sample(clip("plain.mp4"), 4, "decord", segment=(20, 30)).indices.tolist() == [20, 23, 26, 29]
+
+
+def test_parts_of_one_file_and_a_file_that_changed(sampler: GuardedSampler, clip: Clip, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip("plain.mp4").read_bytes())
+    for part in (Span(0, 0.4), Span(0.8, 1.2)):  # the second one knows the packets already
+        sample = sampler.sample(path, 4, part=part)
+        np.testing.assert_array_equal(sample.frames, sample_frames(path, 4, part=part).frames)
+        assert sample.part == sample_frames(path, 4, part=part).part
+    write_clip(path, 12)
+    assert sampler.sample(path, 4).info.num_frames == 12
+    with pytest.raises(errors.TooLarge):
+        sampler.sample(path, 4, max_frames=10)
 
 
 def test_a_hanging_input_times_out_and_the_next_video_is_read(clip: Clip, tmp_path: Path) -> None:

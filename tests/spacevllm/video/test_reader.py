@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from clips import CLIPS, PYAV_ONLY, corners, decode_all, pattern, write_clip
 from PIL import Image
 
+from spacevllm.tube import Span
 from spacevllm.video import errors
 from spacevllm.video.probe import VideoInfo, probe
 from spacevllm.video.reader import Backend, plan_runs, read_frames, sample_frames
@@ -204,3 +206,16 @@ def _packet_bytes(path: Path, index: int) -> slice:
     with av.open(str(path)) as container:
         packets = [p for p in container.demux(video=0) if p.size]
         return slice(packets[index].pos, packets[index].pos + packets[index].size)
+
+
+def test_a_part_in_seconds_holds_what_is_shown_in_it(clip: Clip) -> None:
+    sample = sample_frames(clip("plain.mp4"), 4, part=Span(0.81, 1.2))  # 25 frames a second
+    assert sample.indices.tolist() == [20, 23, 26, 29]
+    assert sample.part is not None and (sample.part.begin_s, sample.part.end_s) == pytest.approx((0.8, 1.2))
+    again = sample_frames(clip("plain.mp4"), 4, part=Span(0.81, 1.2), info=sample.info)
+    assert (again.frames == sample.frames).all()
+    assert sample_frames(clip("plain.mp4"), 4, part=Span(0, math.inf)).part is None
+    assert sample_frames(clip("plain.mp4"), 4, part=Span(0.81, 0.811)).indices.tolist() == [20] * 4
+    for part in (Span(1, 1), Span(60, 61)):
+        with pytest.raises(errors.EmptySegment, match="holds none of its"):
+            sample_frames(clip("plain.mp4"), 4, part=part)

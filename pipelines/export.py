@@ -1,0 +1,149 @@
+"""Answers of ``ground`` → files for other tools, video by video: nothing is held but one part file and its loose ends.
+
+OUT/exports/tubes.jsonl          every answer, one a line; those that failed say why
+OUT/exports/coco_video.json      YouTube-VIS form
+OUT/exports/cvat/<video>.xml     CVAT for video 1.1
+OUT/exports/mot/<video>/         seqinfo.ini, gt/gt.txt, questions.csv
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import PurePosixPath
+from typing import IO, Any, Literal
+
+from pipelines import storage
+from pipelines.parts import Parts
+from pipelines.predict import row_to_answer
+from spacevllm.data.instance import instance_id
+from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files
+from spacevllm.tube import Tube
+
+ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
+Rows = list[dict[str, Any]]
+Write = Callable[[str, Rows], int]  # one video's rows; how many became tracks
+
+
+def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
+    """Writes the wanted answers in each of ``formats``; returns how many tubes each holds (jsonl: answers)."""
+    folder, counts = storage.join(out, "exports"), dict.fromkeys(formats, 0)
+    if not formats:
+        return {}
+    with ExitStack() as stack:
+        writers = {name: _WRITERS[name](folder, stack) for name in formats}
+        for video, rows in by_video(parts, wanted):
+            for name, write in writers.items():
+                counts[name] += write(video, rows)
+    return counts
+
+
+def by_video(parts: Parts, wanted: Mapping[str, str]) -> Iterator[tuple[str, Rows]]:
+    """Each video with its wanted rows, in order of question. A video's rows mostly lie in one file."""
+    expected = Counter(row["video"] for row in parts.collect(wanted, ["id", "video"]).to_pylist())
+    waiting: dict[str, Rows] = defaultdict(list)
+    for table in parts.tables():
+        touched = set()
+        for row in table.to_pylist():
+            if row["id"] in wanted:
+                waiting[row["video"]].append(row)
+                touched.add(row["video"])
+        for video in sorted(touched):
+            if len(waiting[video]) == expected[video]:
+                yield video, sorted(waiting.pop(video), key=lambda row: (row["question"], row["id"]))
+
+
+def _tubes(rows: Rows) -> list[Tube]:
+    answers = [row_to_answer(row) for row in rows if row["status"] == "ok"]
+    return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
+
+
+class _Names:
+    """File names for videos, of which two may be called the same."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def __call__(self, video: str) -> str:
+        path = PurePosixPath(storage.name(video).partition("?")[0])
+        name = path.name if path.name not in self.taken else f"{path.stem}-{instance_id(video)[:8]}{path.suffix}"
+        self.taken.add(name)
+        return name
+
+
+def _jsonl(folder: str, stack: ExitStack) -> Write:
+    file = stack.enter_context(storage.open_write(storage.join(folder, "tubes.jsonl")))
+
+    def write(video: str, rows: Rows) -> int:
+        for row in rows:
+            kept = {name: value for name, value in row.items() if name != "sampled_boxes"}
+            kept["boxes"] = [list(box.values()) for box in row["boxes"] or []]
+            file.write((json.dumps(kept, ensure_ascii=False) + "\n").encode())
+        return len(rows)
+
+    return write
+
+
+def _coco_video(folder: str, stack: ExitStack) -> Write:
+    file = stack.enter_context(storage.open_write(storage.join(folder, "coco_video.json")))
+    videos: list[dict[str, Any]] = []
+    written = 0
+    file.write(b'{"annotations": [')
+
+    def write(video: str, rows: Rows) -> int:
+        nonlocal written
+        if tubes := _tubes(rows):
+            videos.append(coco_video(len(videos) + 1, tubes))
+            for annotation in coco_annotations(len(videos), written + 1, tubes):
+                file.write((",\n" if written else "\n").encode() + json.dumps(annotation).encode())
+                written += 1
+        return len(tubes)
+
+    stack.push(lambda kind, *_: None if kind else _end_coco(file, videos))
+    return write
+
+
+def _end_coco(file: IO[bytes], videos: list[dict[str, Any]]) -> None:
+    file.write(f'\n], "videos": {json.dumps(videos)}, "categories": {json.dumps([CATEGORY])}}}\n'.encode())
+
+
+def _cvat(folder: str, stack: ExitStack) -> Write:
+    folder, name = _emptied(storage.join(folder, "cvat")), _Names()
+
+    def write(video: str, rows: Rows) -> int:
+        if tubes := _tubes(rows):
+            file = name(video)
+            storage.write_text(storage.join(folder, f"{file}.xml"), cvat_xml(file, tubes))
+        return len(tubes)
+
+    return write
+
+
+def _mot(folder: str, stack: ExitStack) -> Write:
+    folder, name = _emptied(storage.join(folder, "mot")), _Names()
+
+    def write(video: str, rows: Rows) -> int:
+        if tubes := _tubes(rows):
+            sequence = name(video)
+            for file, text in mot_files(sequence, tubes).items():
+                storage.write_text(storage.join(folder, sequence, file), text)
+        return len(tubes)
+
+    return write
+
+
+def _emptied(folder: str) -> str:
+    """Videos that are asked nothing any more are no part of a new export."""
+    for uri in storage.find(folder):
+        storage.remove(uri)
+    return folder
+
+
+_WRITERS: dict[ExportFormat, Callable[[str, ExitStack], Write]] = {
+    "mot": _mot,
+    "coco-video": _coco_video,
+    "cvat": _cvat,
+    "jsonl": _jsonl,
+}

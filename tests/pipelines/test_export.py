@@ -1,0 +1,127 @@
+"""What other tools open: written from real part files, read back by the sources that read those tools' files."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines import storage
+from pipelines.export import by_video, export
+from pipelines.parts import Parts
+from pipelines.predict import ANSWERS
+from spacevllm.data.instance import Instance
+from spacevllm.data.sources import SourceFiles, read
+
+NAMES = ("/a/clip.mp4", "/b/clip.mp4", "/a/other.mp4")
+TRICKY = 'who says "hi" & <waves>, ü?'
+
+
+def row(video, question, begin=8, end=20, **changes):
+    boxes = [
+        {"frame": f, **dict(zip(("x1", "y1", "x2", "y2"), np.float32([f, 2.25, f + 30.5, 40]).tolist(), strict=True))}
+        for f in range(begin, end)
+    ]
+    values = {"id": f"{video} {question}", "video": video, "question": question, "task": "stvg", "status": "ok"}
+    values |= {"error": "", "begin_s": begin / 8, "end_s": end / 8, "begin_frame": begin, "end_frame": end}
+    values |= {"boxes": boxes, "confidence": 0.5, "answer": "words", "fps": 8.0, "num_frames": 24, "width": 64}
+    return values | {"height": 48, "duration_s": 3.0, "sampled_boxes": [], "fingerprint": "f"} | changes
+
+
+@pytest.fixture
+def rows():
+    failed = {"status": "failed", "error": "empty_file: no bytes", "begin_s": None, "end_s": None, "boxes": None}
+    return [
+        row(NAMES[0], "a dog"),
+        row(NAMES[0], TRICKY, begin=20, end=24),
+        row(NAMES[1], "a dog", begin=0),
+        row(NAMES[2], "a dog", **failed),
+    ]
+
+
+@pytest.fixture
+def parts(tmp_path, rows):
+    """A video's rows lie in two files, as after a run with a new question."""
+    parts = Parts(str(tmp_path / "out" / "tubes"))
+    for table in (rows[:1] + rows[2:], rows[1:2], [row(NAMES[0], "not wanted now")]):
+        parts.write(pa.Table.from_pylist(table, schema=ANSWERS))
+    return parts
+
+
+@pytest.fixture
+def out(tmp_path, parts, rows):
+    wanted = {r["id"]: r["fingerprint"] for r in rows}
+    counts = export(parts, wanted, str(tmp_path / "out"), ("mot", "coco-video", "cvat", "jsonl"))
+    assert counts == {"mot": 3, "coco-video": 3, "cvat": 3, "jsonl": 4}
+    return tmp_path / "out" / "exports"
+
+
+def came_back(name, rows, **files):
+    """What the source reads, as the rows were."""
+    found = list(read(name, SourceFiles(split="train", **files)))
+    assert all(isinstance(instance, Instance) for instance in found), found
+    for instance, wanted in zip(found, rows, strict=True):
+        assert instance.question == wanted["question"]
+        assert (instance.begin_frame, instance.end_frame) == (wanted["begin_frame"], wanted["end_frame"])
+        assert (instance.begin_s, instance.end_s) == (wanted["begin_s"], wanted["end_s"])
+        assert (instance.num_frames, instance.width, instance.height, instance.fps) == (24, 64, 48, 8)
+        assert instance.box_frames == [box["frame"] for box in wanted["boxes"]]
+        np.testing.assert_allclose(instance.boxes, [list(box.values())[1:] for box in wanted["boxes"]], atol=0.01)
+    return found
+
+
+def test_cvat_comes_back(out, rows):
+    assert sorted(path.name for path in (out / "cvat").iterdir()) == [
+        "clip-*.mp4.xml".replace("*", short()),
+        "clip.mp4.xml",
+    ]
+    found = came_back("cvat", rows[:2], annotations=out / "cvat" / "clip.mp4.xml", fps=Fraction(8))
+    assert found[0].media == "media/clip.mp4"
+    came_back("cvat", rows[2:3], annotations=out / "cvat" / f"clip-{short()}.mp4.xml", fps=Fraction(8))
+
+
+def test_coco_video_comes_back(out, rows):
+    found = came_back("coco_video", rows[:3], annotations=out / "coco_video.json", media_root="")
+    assert [instance.media for instance in found] == [NAMES[0], NAMES[0], NAMES[1]]
+
+
+def test_mot_comes_back(out, rows):
+    folder = out / "mot" / "clip.mp4"
+    came_back("mot", rows[:2], annotations=folder, questions=folder / "questions.csv")
+    assert (folder / "gt/gt.txt").read_text().splitlines()[0] == "9,1,8.0,2.25,30.5,37.75,1,1,1"
+
+
+def test_jsonl_has_every_answer_and_its_reason(out, rows):
+    lines = [json.loads(line) for line in (out / "tubes.jsonl").read_text().splitlines()]
+    assert sorted(line["id"] for line in lines) == sorted(r["id"] for r in rows)
+    line = next(line for line in lines if line["question"] == TRICKY)
+    assert line["boxes"][0] == [20, 20, 2.25, 50.5, 40] and len(line["boxes"]) == 4
+    assert [line["error"] for line in lines if line["status"] == "failed"] == ["empty_file: no bytes"]
+
+
+def test_a_second_export_holds_only_what_is_asked_now(out, tmp_path, parts, rows):
+    assert export(parts, {rows[2]["id"]: "f"}, str(tmp_path / "out"), ("cvat", "mot", "coco-video"))["cvat"] == 1
+    assert [path.name for path in (out / "cvat").iterdir()] == ["clip.mp4.xml"]
+    assert not (out / "mot" / "clip.mp4" / "gt" / "gt.txt").read_text().startswith("9,")
+    assert len(json.loads((out / "coco_video.json").read_text())["videos"]) == 1
+
+
+def test_a_video_in_two_files_comes_once_and_whole(parts, rows):
+    found = dict(by_video(parts, {r["id"]: "f" for r in rows}))
+    assert {video: len(group) for video, group in found.items()} == {NAMES[0]: 2, NAMES[1]: 1, NAMES[2]: 1}
+
+
+def test_no_answers_give_files_that_open(tmp_path, rows):
+    parts = Parts(storage.join(str(tmp_path), "tubes"))
+    parts.write(pa.Table.from_pylist(rows[3:], schema=ANSWERS))
+    assert export(parts, {rows[3]["id"]: "f"}, str(tmp_path), ("coco-video",)) == {"coco-video": 0}
+    assert json.loads((tmp_path / "exports/coco_video.json").read_text())["annotations"] == []
+
+
+def short():
+    from spacevllm.data.instance import instance_id
+
+    return instance_id(NAMES[1])[:8]
