@@ -26,8 +26,9 @@ from spacevllm.data.synthesis.linking import link
 from spacevllm.data.synthesis.refiner import RefinerOptions, refine
 from spacevllm.data.synthesis.sample import Caption, Clip, Detections, Rejected, RoughTube
 from spacevllm.evaluation.metrics import interval_iou, mean
-from spacevllm.evaluation.protocols import PROTOCOLS, score_tube
-from spacevllm.tube import Span, Tube, interpolate_boxes
+from spacevllm.evaluation.prediction import Prediction, clean_track
+from spacevllm.evaluation.protocols import dense, score_tube
+from spacevllm.tube import interpolate_boxes
 from spacevllm.video.sampling import uniform_indices
 
 RATE = 2.0
@@ -79,7 +80,7 @@ def run_level(level: Level, num_videos: int) -> Outcome:
             if tube is None:
                 continue
             rough.append(interval_iou((truth.begin_s or 0, truth.end_s or 0), (caption.begin_s, caption.end_s)))
-            refined.append(score_tube(truth, _tube(truth, tube), PROTOCOLS["dense"]))
+            refined.append(score_tube(dense(truth), _prediction(truth, tube)))
             if _passes(tube):
                 kept.append(refined[-1].viou)
     tiou, viou = mean(score.tiou for score in refined), mean(score.viou for score in refined)
@@ -115,12 +116,12 @@ def _passes(tube: RoughTube) -> bool:
     return True
 
 
-def _tube(truth: Instance, rough: RoughTube) -> Tube:
-    begin, end = rough.begin_frame, rough.end_frame
-    boxes = interpolate_boxes(rough.frames, rough.track.boxes, np.arange(begin, end))
-    size = {key: getattr(truth, key) for key in ("width", "height", "num_frames", "duration_s")}
-    span = Span(rough.begin_s, rough.end_s)
-    return Tube(truth.media, truth.question, "", span, begin, end, boxes, float(truth.fps), **size)
+def _prediction(truth: Instance, rough: RoughTube) -> Prediction:
+    """Between the annotated frames boxes are linear."""
+    every = np.arange(rough.begin_frame, rough.end_frame)
+    boxes = interpolate_boxes(rough.frames, rough.track.boxes, every)
+    track = clean_track(every, boxes, truth.width, truth.height)
+    return Prediction(rough.begin_frame, rough.end_frame, track, track)
 
 
 def main() -> None:
