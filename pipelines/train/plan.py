@@ -113,7 +113,7 @@ def clip_tokens(processor: SpaceVLLMProcessor, instances: Sequence[Instance], st
 
 def _clip_tokens(processor: SpaceVLLMProcessor, asked: Sequence[Instance]) -> ClipTokens:
     first, frames = asked[0], 1 if asked[0].media_type == "image" else processor.config.num_frames
-    questions = [Question(i.task, i.question, i.options) for i in asked]
+    questions = [Question(i.task, i.question, i.options, i.id) for i in asked]
     if first.media_type == "image":
         prefix = processor.image_prefix(question=questions[0])
     else:

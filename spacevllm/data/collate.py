@@ -91,12 +91,13 @@ class Collator:
         return [self._row(sample, group, with_queries) for with_queries, group in groups if group]
 
     def _row(self, sample: ClipSample, instances: Sequence[Instance], with_queries: bool) -> _Row:
-        questions = [Question(i.task, i.question, i.options) for i in instances]
+        questions = [Question(i.task, i.question, i.options, i.id) for i in instances]
         if sample.is_image:
             prefix = self.processor.image_prefix(with_queries, questions[0])
         else:
             prefix = self.processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries, questions[0])
-        answers = [answer_text(i, self._written_boxes(i, sample)) for i in instances]
+        forms = [self.processor.wording(q).span for q in questions]
+        answers = [answer_text(i, self._written_boxes(i, sample), f) for i, f in zip(instances, forms, strict=True)]
         segments = [self.processor.segment(q, a) for q, a in zip(questions, answers, strict=True)]
         group = replace(sample, instances=list(instances))
         return _Row(prefix, prefix.visual_index(len(sample.frames)), prefix.query_index(), segments, group)

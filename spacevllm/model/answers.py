@@ -13,6 +13,8 @@ import numpy as np
 
 from spacevllm.tube import Span
 
+SPAN_FORM = "From {begin:.2f}s to {end:.2f}s."
+
 _NUMBER = r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)"  # [hh:][mm:]ss[.ff]
 _UNIT = r"\s*(?:s|sec|secs|seconds?)?\.?"
 _END = r"(?:(?:it\s+)?(?:ends?|stops?|finishes)(?:\s+time)?\s*(?:at|around|:|=)?\s*)?"  # "starts at 3s and ends at 5s"
@@ -21,9 +23,9 @@ _SPAN = re.compile(rf"{_NUMBER}{_UNIT}\s*(?:to|until|till|and|-|–|—|~|,)+\s*
 _BOX = re.compile(r"\[\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\]")
 
 
-def format_span(span: Span) -> str:
-    """``From 12.00s to 18.50s.``"""
-    return f"From {span.begin_s:.2f}s to {span.end_s:.2f}s."
+def format_span(span: Span, form: str = SPAN_FORM) -> str:
+    """``From 12.00s to 18.50s.``, or another form with two decimals and an s behind each time."""
+    return form.format(begin=span.begin_s, end=span.end_s)
 
 
 def parse_span(text: str) -> Span | None:

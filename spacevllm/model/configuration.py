@@ -65,6 +65,9 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         Width of the box MLP.
     pointer_head (`int`, defaults to 0):
         The head of the last language layer that the time-pointer loss supervises.
+    wordings (`str`, defaults to "many"):
+        In training, "many": about twenty instructions for each task, taken by the instance's id; "one": always the one
+        that answering uses.
     system_prompt (`str`, defaults to Qwen2's):
         Text of the system turn; empty: no system turn.
 
@@ -90,6 +93,7 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     decoder_layers: int = 1
     decoder_hidden_size: int = 512
     pointer_head: int = 0
+    wordings: Literal["one", "many"] = "many"
     system_prompt: str = "You are a helpful assistant."
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -161,6 +165,7 @@ def tiny_config(
         "queries_in_text_tasks": True,
         "tower_frames": 3,
         "decoder_hidden_size": 256,
+        "wordings": "one",
         "system_prompt": "",
         "vision_feature_layer": -1,
         "tie_word_embeddings": True,

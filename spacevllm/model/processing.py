@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS
+from spacevllm.data.templates import ANSWER_WITH_OPTION, Wording, choose_wording
 from spacevllm.model.answers import number_starts
 from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
@@ -30,11 +30,13 @@ _PIECES_KEPT = 20_000
 
 
 class Question(NamedTuple):
-    """task: of ``TASKS``. text: the sentence. options: of a multiple choice, in order."""
+    """task: of ``TASKS``. text: the sentence. options: of a multiple choice, in order. key: in training the
+    instance's id, by which ``wordings: many`` chooses."""
 
     task: str
     text: str
     options: Sequence[str] = ()
+    key: str = ""
 
 
 @dataclass
@@ -173,13 +175,18 @@ class SpaceVLLMProcessor:
             self._append_answer(segment, answer, timed=question.task in ("stvg", "vtg"))
         return segment
 
+    def wording(self, question: Question) -> Wording:
+        """What stands around the question: always the same in answering, by its key in training with ``many``."""
+        key = question.key if self.config.wordings == "many" else ""
+        return choose_wording(question.task, bool(question.options), key)
+
     @property
     def _caption_first(self) -> bool:
         return self.config.prompt_order == "caption_first"
 
     def _asked(self, question: Question) -> tuple[list[int], tuple[int, int]]:
         """Tokens of a question in the wording of its task, and the range of its caption among them."""
-        before, after = INSTRUCTIONS[question.task].split("{question}")
+        before, after = self.wording(question).ask.split("{question}")
         for i, option in enumerate(question.options):
             after += ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=option)
         ids, caption = self.encode(before), self.encode(question.text)

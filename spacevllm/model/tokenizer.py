@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from spacevllm.data.instance import Instance
-from spacevllm.data.templates import ANSWER_WITH_OPTION, INSTRUCTIONS, answer_text
+from spacevllm.data.templates import ANSWER_WITH_OPTION, answer_text, choose_wording
 from spacevllm.model.processing import END_OF_TURN, QUESTIONS_FOLLOW, TIME_INSTRUCTION
 
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
@@ -19,7 +19,7 @@ _PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 def prompt_texts(instances: Iterable[Instance]) -> Iterator[str]:
     """What a model of these instances reads and writes, for training a tiny tokenizer."""
     for instance in instances:
-        before, after = INSTRUCTIONS[instance.task].split("{question}")
+        before, after = choose_wording(instance.task).ask.split("{question}")
         yield from (before, instance.question, after, "user\n", "assistant\n", answer_text(instance))
         yield from (ANSWER_WITH_OPTION.format(letter=chr(65 + i), option=o) for i, o in enumerate(instance.options))
         yield TIME_INSTRUCTION.format(duration_s=instance.duration_s, count=8) + QUESTIONS_FOLLOW
