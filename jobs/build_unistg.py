@@ -25,7 +25,7 @@ def _from_folder(data: str, out: str, overrides: list[str], dry_run: bool) -> in
     config = resolve(BuildUnistgConfig, "", overrides, data=data, out=out)
     need_folder("--data", data, "annotations", "records are read from DIR/annotations/<split>.jsonl")
     if dry_run:
-        return show_plan("build-unistg", config, f"{read_through(find_files(data)).count} records")
+        return show_plan("build-unistg", config, f"{read_through(find_files(data)).number} records")
     summary = build(config)
     write_data_card(out, storage.name(storage.absolute(data)), summary["errors"], read_origins([data]))
     return _finish(summary, out)

@@ -154,8 +154,9 @@ class MediaChecker:
             return {"status": "failed", "error": f"bug: {row['uri']}: {type(error).__name__}: {error}"}
         promise = Promise(*(row[f"annotated_{name}"] for name in Promise._fields))
         wrong = list(differences(_whole(promise), info, self.config.tolerance))
-        error = "; ".join([f"{wrong[0][0]}: {wrong[0][1]}", *(words for _, words in wrong[1:])]) if wrong else ""
-        return {"status": "failed" if wrong else "ok", "error": error, **_found(info)}
+        reason = f"{wrong[0][0]}: " if wrong else ""
+        told = reason + "; ".join(words for _, words in wrong)
+        return {"status": "failed" if wrong else "ok", "error": told, **_found(info)}
 
 
 def _stream(work: pa.Table, config: CheckMediaConfig, parts: Parts) -> Iterator[tuple[int, int]]:

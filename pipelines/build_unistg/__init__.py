@@ -81,9 +81,9 @@ def run(config: BuildUnistgConfig) -> Summary:
 
 
 class Lines(NamedTuple):
-    """``count`` lines that are not blank; ``digest`` depends on them and not on their order."""
+    """``number`` of lines that are not blank; ``digest`` depends on them and not on their order."""
 
-    count: int
+    number: int
     digest: str
 
 
@@ -128,7 +128,7 @@ class _Build:
             return check_chunk(chunks[number], recipe)
 
         chunks, recipe = self.chunks, self.recipe
-        with Progress("unistg", self.lines.count, "records", self.stage) as progress:
+        with Progress("unistg", self.lines.number, "records", self.stage) as progress:
             done = []
             for facts in self._tasks(check, len(chunks)):
                 done.append(facts)
@@ -150,7 +150,7 @@ class _Build:
         record = storage.join(out, "dataset.json")
         for old in [*storage.find(record), *storage.find(storage.join(out, "unistg"))]:
             storage.remove(old)  # the record first: without it nothing counts as built
-        shards = {}
+        shards: dict[str, int] = {}
         for bucket in self._tasks(write, recipe.num_buckets):
             shards |= bucket["shards"]
         return dict(sorted(shards.items()))
@@ -165,7 +165,7 @@ class _Build:
 
         blocks = ray.data.from_arrow([pa.table({"number": [number]}) for number in range(count)])
         pool = TaskPoolStrategy(size=self.config.workers) if self.config.workers else None
-        rows = blocks.map_batches(do, batch_format="pyarrow", batch_size=None, compute=pool)
+        rows: Any = blocks.map_batches(do, batch_format="pyarrow", batch_size=None, compute=pool)
         for table in rows.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
             yield from map(json.loads, table["facts"].to_pylist())
 
@@ -175,11 +175,11 @@ class _Build:
             for task, _, _, count in bucket["kinds"]:
                 tasks[task] += count
         ok = sum(sum(bucket["rows"]) for bucket in buckets)
-        if ok + reasons.total() != self.lines.count:
-            raise RuntimeError(f"{self.lines.count} lines went in, {ok} + {reasons.total()} came out")
+        if ok + reasons.total() != self.lines.number:
+            raise RuntimeError(f"{self.lines.number} lines went in, {ok} + {reasons.total()} came out")
         return {
             "stage": "build_unistg",
-            "in": self.lines.count,
+            "in": self.lines.number,
             "ok": ok,
             "failed": reasons.total(),
             "errors": dict(reasons.most_common()),

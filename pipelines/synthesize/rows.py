@@ -22,6 +22,7 @@ WORK = pa.schema(
     ]
 )
 _JUDGED = [*WORK, ("status", pa.string()), ("error", pa.string())]
+CARRIED = [*WORK.names, "fps_num", "fps_den", "num_frames", "width", "height", "duration_s"]  # from stage to stage
 _BOXES = pa.list_(pa.list_(pa.float64()))
 _CLIP = [
     *((name, pa.int64()) for name in ("fps_num", "fps_den", "num_frames", "width", "height")),
@@ -76,17 +77,18 @@ def finish(rows: list[Row], stage: str) -> pa.Table:
 
 
 def _judge(row: Row, work_on: Callable[[Row], Row]) -> Row:
+    kept = {name: row[name] for name in CARRIED if name in row}
     try:
-        return row | {"status": "ok", "error": ""} | work_on(row)
+        return kept | {"status": "ok", "error": ""} | work_on(row)
     except Rejected as error:
         status = "failed" if error.reason == "no_answer" else "rejected"
-        return row | {"status": status, "error": str(error)}
+        return kept | {"status": status, "error": str(error)}
     except VideoError as error:
-        return row | {"status": "failed", "error": f"{error.reason}: {error}"}
+        return kept | {"status": "failed", "error": f"{error.reason}: {error}"}
     except OSError as error:  # the download, not the decoder
-        return row | {"status": "failed", "error": f"storage: {row['media']}: {error}"}
+        return kept | {"status": "failed", "error": f"storage: {row['media']}: {error}"}
     except Exception as error:  # nobody's plan, but one sample must not end a data set; the row keeps the reason
-        return row | {"status": "failed", "error": f"bug: {row['media']}: {type(error).__name__}: {error}"}
+        return kept | {"status": "failed", "error": f"bug: {row['media']}: {type(error).__name__}: {error}"}
 
 
 def plain(boxes: np.ndarray) -> list[list[float]]:

@@ -114,7 +114,7 @@ class Refiner:
         return finish([row for batch in with_part(table) for row in self._rows(batch)], "refiner")
 
     def _rows(self, table: pa.Table) -> list[Row]:
-        return judge(table, "refiner", self._refine).to_pylist()  # type: ignore[no-any-return]
+        return judge(table, "refiner", self._refine).to_pylist()
 
     def _refine(self, row: Row) -> Row:
         boxes = tuple(np.array(frame, np.float64).reshape(-1, 4) for frame in row["boxes"])

@@ -45,7 +45,14 @@ def promise_of(row: Mapping[str, Any]) -> Promise:
 
 def join(a: Promise, b: Promise) -> Promise:
     """Of two records about the same file: the larger of each number."""
-    return Promise(*map(max, a, b))
+    return Promise(
+        max(a.fps, b.fps),
+        max(a.num_frames, b.num_frames),
+        max(a.width, b.width),
+        max(a.height, b.height),
+        max(a.duration_s, b.duration_s),
+        max(a.last_frame, b.last_frame),
+    )
 
 
 def differences(promise: Promise, found: VideoInfo, allowed: Tolerance) -> Iterator[tuple[str, str]]:

@@ -99,7 +99,7 @@ class Bar(NamedTuple):
     """One bin; ``height`` in percent of the tallest."""
 
     label: str
-    count: int
+    number: int
     height: float
 
 
@@ -182,7 +182,7 @@ def _median_bin(histogram: Histogram) -> float:
 
 def _heat(centres: np.ndarray) -> list[list[float]]:
     """Rows of opacities in [0, 1]; the square root, so that what is rare is seen."""
-    return np.sqrt(centres / max(centres.max(), 1)).round(3).tolist()  # type: ignore[no-any-return]
+    return np.sqrt(centres / max(centres.max(), 1)).round(3).tolist()
 
 
 def _environment(html: bool) -> Environment:

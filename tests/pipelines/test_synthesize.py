@@ -87,6 +87,10 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     assert strict["ok"] < summary["ok"] and strict["errors"]["area_jump"] > 0
     assert len((tmp_path / "annotations/train.jsonl").read_text().splitlines()) == strict["ok"]
 
+    long = run(settings(world, tmp_path, filter=wide, refiner={"min_s": 8.0}))
+    assert long["errors"]["too_short"] > 0 and long["ok"] < summary["ok"]
+    assert stage_files(tmp_path, "annotator") == before["annotator"]
+
 
 def test_real_models_and_an_endpoint_that_fails_now_and_then(world, tmp_path, ray_cluster):
     dino = save_tiny_dino(tmp_path / "dino")

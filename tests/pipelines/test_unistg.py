@@ -60,7 +60,7 @@ def test_the_card_tells_all_that(sample, built):
     told = ["Uni-STG, a sample", "110,000", "320,000", "refcocog", "The paper removed about 40 %", "area jump"]
     for words in [*told, "about what a held-out split tests", "bbox: Input should be a valid list"]:
         assert words in text, words
-    assert page.count("data:image/jpeg") == 8 and "could not be read" not in text
+    assert page.count("data:image/jpeg") == 7 and "could not be read" not in text
     assert "https://" not in page and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     markdown = storage.read_text(f"{sample.out}/data_card.md")
     assert "| temporal (VTG) |" in markdown and "(the paper: about 40%)" in markdown

@@ -105,6 +105,7 @@ def _share_a_clip(files: dict[str, Any]) -> None:
     """As in the published ones, v1 and v2 have clips in common: one sentence twice, one training clip that v2 tests."""
     v1, v2, tested = (files[f"hcstvg_{name}.json"] for name in ("v1/train", "v2/train", "v2/val"))
     (first, clip), (second, other) = list(v1.items())[:2]
+    v2.pop(second, None)
     for target, name, row in ((v2, first, clip), (tested, second, other)):
         height, width = row["height"], row["width"]
         target[name] = {k: row[k] for k in row if k not in ("caption", "width", "height")} | {
