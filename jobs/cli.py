@@ -218,6 +218,9 @@ def ground(
         str, typer.Option(help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE")
     ] = "",
     question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.", metavar="TEXT")] = None,
+    windows: Annotated[
+        str, typer.Option(help="Look at films window by window, or at every video at once.", metavar="auto|off")
+    ] = "auto",
     export: Annotated[
         list[str] | None,
         typer.Option(
@@ -233,7 +236,7 @@ def ground(
     """
     from jobs.ground import run
 
-    return run(model, videos, questions, question or [], out, export or [], overrides or [], dry_run)
+    return run(model, videos, questions, question or [], out, windows, export or [], overrides or [], dry_run)
 
 
 @app.command()

@@ -21,6 +21,7 @@ def run(
     questions: str,
     question: list[str],
     out: str,
+    windows: str,
     export: list[str],
     overrides: list[str],
     dry_run: bool,
@@ -29,7 +30,7 @@ def run(
     if not questions and not question and not is_rows(videos):
         raise ConfigError("nothing is asked: give --questions FILE, --question TEXT, or a manifest as --videos")
     options: dict[str, Any] = {"model": model, "videos": videos, "question": question, "out": out}
-    options |= {"questions": questions or None} | ({"export": export} if export else {})
+    options |= {"questions": questions or None, "windows": windows} | ({"export": export} if export else {})
     config = resolve(GroundConfig, "", overrides, **options)
     need_model(model)
     if dry_run:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -165,6 +167,22 @@ class Decoder:
         except Exception as error:  # nobody's plan, but one video must not end an archive; the row keeps the reason
             row = {"status": "failed", "error": f"decode: {uri}: {type(error).__name__}: {error}"}
         return row | {"decode_ms": (time.perf_counter() - started) * 1000}
+
+    @contextmanager
+    def reading(self, uri: str) -> Iterator[Callable[[Span], SampledFrames]]:
+        """Reads parts of one file, which is fetched once; frames come in the size of the plan.
+
+        The function given raises VideoError; entering raises OSError if the file cannot be fetched.
+        """
+        with storage.local_copy(uri) as path:
+
+            def read(part: Span) -> SampledFrames:
+                clip = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend, part=part)
+                return replace(
+                    clip, info=replace(clip.info, path=uri), frames=resize_frames(clip.frames, self.plan.size)
+                )
+
+            yield read
 
 
 def _part(begin_s: float | None, end_s: float | None) -> Span | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal
@@ -24,7 +24,7 @@ from spacevllm.tube import Tube
 
 ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
 Rows = list[dict[str, Any]]
-Write = Callable[[str, Rows], int]  # one video's rows; how many became tracks
+Write = Callable[[str, Rows], int]  # a name for its files and one video's rows; how many became tracks
 
 
 def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
@@ -34,15 +34,26 @@ def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[Exp
         return {}
     with ExitStack() as stack:
         writers = {name: _WRITERS[name](folder, stack) for name in formats}
-        for video, rows in by_video(parts, wanted):
-            for name, write in writers.items():
-                counts[name] += write(video, rows)
+        expected = Counter(row["video"] for row in parts.collect(wanted, ["id", "video"]).to_pylist())
+        names = file_names(expected)
+        for video, rows in by_video(parts, wanted, expected):
+            for form, write in writers.items():
+                counts[form] += write(names[video], rows)
     return counts
 
 
-def by_video(parts: Parts, wanted: Mapping[str, str]) -> Iterator[tuple[str, Rows]]:
-    """Each video with its wanted rows, in order of question. A video's rows mostly lie in one file."""
-    expected = Counter(row["video"] for row in parts.collect(wanted, ["id", "video"]).to_pylist())
+def file_names(videos: Collection[str]) -> dict[str, str]:
+    """A name for each video's files: its own, with a hash behind it where two videos are called the same."""
+    paths = {video: PurePosixPath(storage.name(video).partition("?")[0]) for video in videos}
+    shared = Counter(path.name for path in paths.values())
+    return {
+        video: path.name if shared[path.name] == 1 else f"{path.stem}-{instance_id(video)[:8]}{path.suffix}"
+        for video, path in paths.items()
+    }
+
+
+def by_video(parts: Parts, wanted: Mapping[str, str], expected: Mapping[str, int]) -> Iterator[tuple[str, Rows]]:
+    """Each video with its ``expected`` number of wanted rows, by question. They mostly lie in one file."""
     waiting: dict[str, Rows] = defaultdict(list)
     for table in parts.tables():
         touched = set()
@@ -60,23 +71,10 @@ def _tubes(rows: Rows) -> list[Tube]:
     return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
 
 
-class _Names:
-    """File names for videos, of which two may be called the same."""
-
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
-
-    def __call__(self, video: str) -> str:
-        path = PurePosixPath(storage.name(video).partition("?")[0])
-        name = path.name if path.name not in self.taken else f"{path.stem}-{instance_id(video)[:8]}{path.suffix}"
-        self.taken.add(name)
-        return name
-
-
 def _jsonl(folder: str, stack: ExitStack) -> Write:
     file = stack.enter_context(storage.open_write(storage.join(folder, "tubes.jsonl")))
 
-    def write(video: str, rows: Rows) -> int:
+    def write(name: str, rows: Rows) -> int:
         for row in rows:
             kept = {name: value for name, value in row.items() if name != "sampled_boxes"}
             kept["boxes"] = [list(box.values()) for box in row["boxes"] or []]
@@ -92,7 +90,7 @@ def _coco_video(folder: str, stack: ExitStack) -> Write:
     written = 0
     file.write(b'{"annotations": [')
 
-    def write(video: str, rows: Rows) -> int:
+    def write(name: str, rows: Rows) -> int:
         nonlocal written
         if tubes := _tubes(rows):
             videos.append(coco_video(len(videos) + 1, tubes))
@@ -110,25 +108,23 @@ def _end_coco(file: IO[bytes], videos: list[dict[str, Any]]) -> None:
 
 
 def _cvat(folder: str, stack: ExitStack) -> Write:
-    folder, name = _emptied(storage.join(folder, "cvat")), _Names()
+    folder = _emptied(storage.join(folder, "cvat"))
 
-    def write(video: str, rows: Rows) -> int:
+    def write(name: str, rows: Rows) -> int:
         if tubes := _tubes(rows):
-            file = name(video)
-            storage.write_text(storage.join(folder, f"{file}.xml"), cvat_xml(file, tubes))
+            storage.write_text(storage.join(folder, f"{name}.xml"), cvat_xml(name, tubes))
         return len(tubes)
 
     return write
 
 
 def _mot(folder: str, stack: ExitStack) -> Write:
-    folder, name = _emptied(storage.join(folder, "mot")), _Names()
+    folder = _emptied(storage.join(folder, "mot"))
 
-    def write(video: str, rows: Rows) -> int:
+    def write(name: str, rows: Rows) -> int:
         if tubes := _tubes(rows):
-            sequence = name(video)
-            for file, text in mot_files(sequence, tubes).items():
-                storage.write_text(storage.join(folder, sequence, file), text)
+            for file, text in mot_files(name, tubes).items():
+                storage.write_text(storage.join(folder, name, file), text)
         return len(tubes)
 
     return write

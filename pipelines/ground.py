@@ -33,6 +33,7 @@ from pipelines.rows import is_rows
 from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config, ConfigError
+from spacevllm.windows import Windows
 
 
 class GroundConfig(Config):
@@ -45,6 +46,8 @@ class GroundConfig(Config):
         question: one question, or a list, asked of every video.
         out: where the tubes go. Running again adds what is missing; rows of other videos or questions stay.
         decode, predict: how videos are read and how the model runs.
+        windows: ``auto``: a film, whose frames would lie too far apart, is looked at window by window, see
+            ``spacevllm.windows``; ``off``: every video is seen at once.
         export: forms in which all answers of this call are written beside the tubes, see ``pipelines.export``.
         retry_failed: also do again what failed before (and what another limit in ``decode`` could save).
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
@@ -57,6 +60,7 @@ class GroundConfig(Config):
     question: str | tuple[str, ...] = ()
     decode: DecodeOptions = DecodeOptions()
     predict: PredictOptions = PredictOptions()
+    windows: Windows = "auto"
     export: tuple[ExportFormat, ...] = ()
     retry_failed: bool = False
     ray: str | None = None
@@ -85,7 +89,7 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
         raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
     with storage.exclusive(config.out):
         model = describe(config.model, load)
-        work = make_work(pairs, model)
+        work = make_work(pairs, model, config.windows)
         parts, wanted = Parts(storage.join(config.out, "tubes")), wanted_ids(work)
         missing = without(work, parts.tidy(wanted, config.retry_failed))
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
@@ -94,7 +98,7 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             new = len(wanted_ids(missing))
             if new:
                 with ray_session(config.ray), Progress("ground", new, "answers", stage) as progress:
-                    answer(missing, model, parts, config.decode, config.predict, progress, load)
+                    answer(missing, model, parts, config.decode, config.predict, progress, load, config.windows)
             counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             exports = export(parts, wanted, config.out, config.export)

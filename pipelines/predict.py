@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.decode import DecodeOptions, Plan, decoded, row_to_frames, written
+from pipelines.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames, written
 from pipelines.parts import Parts
 from pipelines.progress import Progress
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
 from spacevllm.tube import Span, Tube
-from spacevllm.video.reader import SampledFrames
+from spacevllm.video.errors import VideoError
+from spacevllm.video.reader import SampledFrames, shown_part
+from spacevllm.windows import Windows, ground_film, is_film
 
 UNPARSABLE = "unparsable"
 
@@ -47,6 +50,8 @@ ANSWERS = pa.schema(
         ("end_frame", pa.int64()),
         ("boxes", pa.list_(BOX)),  # xyxy pixels, one on every frame of the span (rec: frame 0)
         ("confidence", pa.float64()),  # in [0, 1]
+        ("windows", pa.int64()),  # looks at a film; 1: seen at once
+        ("windows_unread", pa.int64()),  # of its windows, those that could not be decoded
         ("answer", pa.string()),  # the model's words
         ("fps", pa.float64()),
         ("num_frames", pa.int64()),
@@ -114,11 +119,14 @@ class Question(NamedTuple):
     options: Sequence[str] = ()
 
 
-def make_work(asked: Iterable[tuple[Mapping[str, Any], Sequence[Question]]], model: Model) -> pa.Table:
+def make_work(
+    asked: Iterable[tuple[Mapping[str, Any], Sequence[Question]]], model: Model, windows: Windows = "off"
+) -> pa.Table:
     """Rows of ``WORK`` from manifest rows, each with the questions about it."""
+    look = () if windows == "off" else (windows,)
     rows = []
     for media, questions in asked:
-        made_from = (media["version"], model.digest, *model.plan)
+        made_from = (media["version"], model.digest, *model.plan, *look)
         marked = [q._asdict() | {"fingerprint": instance_id(*made_from, *q[1:])} for q in questions]
         rows.append(
             {name: media[name] for name in ("uri", "media", "begin_s", "end_s", "error")} | {"questions": marked}
@@ -149,15 +157,20 @@ def answer(
     predict: PredictOptions,
     progress: Progress,
     load: LoadPredictor = load_predictor,
+    windows: Windows = "off",
 ) -> None:
-    """Answers all of ``work`` into ``parts``; needs a running Ray session."""
+    """Answers all of ``work`` into ``parts``; needs a running Ray session.
+
+    Args:
+        windows: ``auto``: films are walked window by window by the predictor's actor, which reads them a second time.
+    """
     import ray
     from ray.data import ActorPoolStrategy
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     answers = decoded(work, model.plan, decode, reserved_cpus=predict.num_actors * predict.cpus).map_batches(
         Answerer,
-        fn_constructor_args=(model, "cuda" if cuda else "cpu", load),
+        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, decode if windows == "auto" else None),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(min_size=predict.num_actors, max_size=predict.num_actors),
@@ -169,11 +182,16 @@ def answer(
 
 
 class Answerer:
-    """A Ray Data actor: decoded media with their questions in, rows of ``ANSWERS`` out."""
+    """A Ray Data actor: decoded media with their questions in, rows of ``ANSWERS`` out.
 
-    def __init__(self, model: Model, device: str, load: LoadPredictor) -> None:
+    Args:
+        films: how to read the windows of films; None: films are seen at once, like all others.
+    """
+
+    def __init__(self, model: Model, device: str, load: LoadPredictor, films: DecodeOptions | None = None) -> None:
         self.model = model
         self.predictor = load(model.path, device)
+        self.films = Decoder(model.plan, films) if films else None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [row for media in table.to_pylist() for row in self.answer(media)]
@@ -206,17 +224,28 @@ class Answerer:
             results: dict[str, dict[str, Any]] = {}
             for task in dict.fromkeys(question["task"] for question in questions):
                 asked = [question for question in questions if question["task"] == task]
-                answers = self._ask(task, frames, asked)
+                answers = self._ask(task, media["uri"], frames, asked)
                 results |= {q["id"]: _to_row(task, a) for q, a in zip(asked, answers, strict=True)}
             return [results[question["id"]] for question in questions]
+        except VideoError as error:  # of a film
+            return [{"status": "failed", "error": f"{error.reason}: {error}"}] * len(questions)
+        except OSError as error:  # of a film's second fetch
+            return [{"status": "failed", "error": f"storage: {media['uri']}: {error}"}] * len(questions)
         except Exception as error:  # one video must not end an archive; the rows keep the reason
             return [{"status": "failed", "error": f"predict: {type(error).__name__}: {error}"}] * len(questions)
 
-    def _ask(self, task: str, frames: SampledFrames, asked: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+    def _ask(self, task: str, uri: str, frames: SampledFrames, asked: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
         texts = [question["question"] for question in asked]
         if task == "qa":
             return self.predictor.answer(frames, texts, [question["options"] or [] for question in asked])
-        return self.predictor.locate(frames, texts) if task == "rec" else self.predictor.ground(frames, texts, task)
+        if task == "rec":
+            return self.predictor.locate(frames, texts)
+        part = shown_part(frames)
+        if self.films is None or not is_film(part.end_s - part.begin_s, self.model.num_frames):
+            return self.predictor.ground(frames, texts, task)
+        ground = partial(self.predictor.ground, task=task)
+        with self.films.reading(uri) as read:
+            return ground_film(read, ground, part, self.model.num_frames, texts)
 
 
 def _to_row(task: str, answer: Any) -> dict[str, Any]:
@@ -230,6 +259,8 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
         "error": "",
         "answer": tube.answer,
         "confidence": tube.confidence,
+        "windows": tube.windows,
+        "windows_unread": tube.windows_unread,
         "boxes": _box_rows(range(tube.begin_frame, tube.end_frame), tube.boxes),
         "sampled_boxes": _box_rows(tube.sampled_frames, tube.sampled_boxes),
     }

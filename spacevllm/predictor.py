@@ -18,8 +18,10 @@ from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.model.weights import weight_files
 from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
-from spacevllm.video.reader import SampledFrames, sample_frames
+from spacevllm.video.probe import VideoInfo
+from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
+from spacevllm.windows import Windows, ground_film, is_film
 
 Video = str | Path | SampledFrames
 _QUESTIONS_AT_ONCE = 64  # bounds the memory of one pass
@@ -77,10 +79,14 @@ class Predictor:
         self.model.save_pretrained(path)
         self.processor.tokenizer.save_pretrained(path)
 
-    def ground(self, video: Video, questions: Sequence[str], task: str = "stvg", key: str = "") -> list[Tube]:
-        """One tube for each question; the video is decoded and prefilled once.
+    def ground(
+        self, video: Video, questions: Sequence[str], task: str = "stvg", key: str = "", windows: Windows = "auto"
+    ) -> list[Tube]:
+        """One tube for each question; the video is decoded and prefilled once, a film window by window.
 
         Args:
+            windows: ``auto`` looks at a file window by window if its frames would lie too far apart, see
+                ``spacevllm.windows``; ``off`` never does. Frames at hand are always seen at once.
             task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tube has boxes, too).
             key: of the video in ``memories``; a file has one of its own: path, size and time of change.
 
@@ -88,8 +94,23 @@ class Predictor:
             VideoError: the video cannot be read.
         """
         clip = self._clip(video, task, key)
+        if (
+            windows == "auto"
+            and not isinstance(video, SampledFrames)
+            and is_film(clip.info.duration_s, self.num_frames)
+        ):
+            return self._ground_film(clip.info, questions, task)
         answers = self._ask(clip, [Question(task, question) for question in questions])
         return [self._tube(clip, question, answer) for question, answer in zip(questions, answers, strict=True)]
+
+    def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Tube]:
+        def read(part: Span) -> SampledFrames:
+            return sample_frames(info.path, self.num_frames, part=part, info=info)
+
+        def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
+            return self.ground(clip, asked, task)
+
+        return ground_film(read, ask, Span(0.0, info.duration_s), self.num_frames, questions)
 
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
         """One (4,) float32 xyxy box in pixels for each expression about an image."""
@@ -221,11 +242,6 @@ def span_boxes(
         return np.zeros((0, 4), np.float32)
     first, last = picked_frames(times_s, span)
     return interpolate_boxes(indices[first : last + 1], boxes[first : last + 1], np.arange(begin, end))
-
-
-def shown_part(clip: SampledFrames) -> Span:
-    """What of the video the clip shows; its begin is second 0 in prompts and answers."""
-    return clip.part or Span(0.0, clip.info.duration_s)
 
 
 def place_span(span: Span | None, times_s: np.ndarray, part: Span) -> Span | None:

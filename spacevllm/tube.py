@@ -73,6 +73,8 @@ class Tube:
         boxes: (end_frame - begin_frame, 4) float32, xyxy pixels of the original frame.
         fps: average frames per second. num_frames, width, height, duration_s: of the video.
         confidence: in [0, 1]; the geometric mean probability of the answer's tokens.
+        windows: looks at parts of a film, see ``spacevllm.windows``; 1 for a video seen at once. windows_unread: parts
+            that could not be decoded.
         sampled_frames: (T,) int, the frames the model saw. sampled_boxes: (T, 4) float32, its box on each of them,
             in and out of the span: what a span-free score (gt_vIoU) reads.
     """
@@ -90,6 +92,8 @@ class Tube:
     height: int
     duration_s: float
     confidence: float = 0.0
+    windows: int = 1
+    windows_unread: int = 0
     sampled_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     sampled_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
 

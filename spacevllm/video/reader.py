@@ -50,6 +50,11 @@ class SampledFrames:
     part: Span | None = field(default=None, kw_only=True)
 
 
+def shown_part(clip: SampledFrames) -> Span:
+    """What of the video the clip shows; its begin is second 0 in prompts and answers."""
+    return clip.part or Span(0.0, clip.info.duration_s)
+
+
 def sample_frames(
     path: str | Path,
     num_frames: int,

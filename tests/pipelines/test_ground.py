@@ -154,6 +154,24 @@ def test_a_manifest_says_what_to_ask_of_which_part_and_its_broken_rows_keep_thei
         run(config(archive / "m.csv", tmp_path, question=()), standin.load)
 
 
+def test_films_are_walked_window_by_window_like_the_parts_of_them_that_are_long(tmp_path, ray_cluster, make_mp4):
+    archive = tmp_path / "archive"
+    make_mp4(archive / "film.mp4", num_frames=40, fps=1)
+    make_mp4(archive / "short.mp4", num_frames=8, fps=1)
+    (archive / "m.csv").write_text("video,begin_s,end_s\nfilm.mp4,,\nfilm.mp4,10,30\nfilm.mp4,10,12\nshort.mp4,,\n")
+    job = config(archive / "m.csv", tmp_path, question="a dog")
+    assert run(job, standin.load)["ok"] == 4
+    rows = {(Path(row["video"]).stem, row["part_begin_s"], row["part_end_s"]): row for row in rows_of(tmp_path / "out")}
+    assert {key: row["windows"] for key, row in rows.items()} == {
+        ("film", None, None): 9, ("film", 10, 30): 5, ("film", 10, 12): 1, ("short", None, None): 1
+    }  # fmt: skip
+    film = rows["film", None, None]
+    assert film["video"] == str(archive / "film.mp4") and film["windows_unread"] == 0
+    assert len(film["boxes"]) == film["end_frame"] - film["begin_frame"] > 0
+    assert run(job.model_copy(update={"windows": "off"}), standin.load)["new"] == 4
+    assert {row["windows"] for row in rows_of(tmp_path / "out")} == {1}
+
+
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})

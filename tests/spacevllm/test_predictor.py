@@ -100,3 +100,12 @@ def test_answers_beyond_the_video_end_with_it():
     assert clamp_span(Span(5.0, 9.0), times, 3.0) == Span(times[-1], 3.0)
     assert clamp_span(Span(0.5, 2.0), times, 3.0) == Span(0.5, 2.0)
     assert clamp_span(None, times, 3.0) is None
+
+
+def test_a_long_file_is_looked_at_window_by_window(predictor, tmp_path, make_mp4):
+    path = make_mp4(tmp_path / "long.mp4", num_frames=60, fps=1)
+    [tube] = predictor.ground(path, ["the red circle"])
+    [at_once] = predictor.ground(path, ["the red circle"], windows="off")
+    assert tube.windows == 7 and at_once.windows == 1
+    assert len(tube.sampled_frames) >= len(at_once.sampled_frames) == 8
+    assert tube.span is None or len(tube.boxes) == tube.end_frame - tube.begin_frame > 0
