@@ -6,7 +6,7 @@ the data set's folder, else the uri); ``id`` is a hash of ``media``; ``version``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -47,7 +47,11 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     names: set[str] = set()
     for split in splits or [""]:
         names |= set(read_records(folder, split, ["media"])["media"].to_pylist())
-    uris = {name: storage.join(storage.absolute(folder), name) for name in sorted(names)}
+    return media_rows({name: storage.join(storage.absolute(folder), name) for name in sorted(names)})
+
+
+def media_rows(uris: Mapping[str, str]) -> pa.Table:
+    """Rows of ``SCHEMA`` from name → uri; what is missing has no version and fails when it is read."""
     return _rows((name, uri, storage.version(uri)) for name, uri in uris.items())
 
 
