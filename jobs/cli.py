@@ -168,13 +168,26 @@ def train(config: Config, data: Data, out: Out, overrides: Overrides = None, dry
 
 
 @app.command()
-def evaluate(model: Model, data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
-    """Score a model on held-out questions.
+def evaluate(
+    model: Model,
+    out: Out,
+    data: Annotated[str, typer.Option(help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")] = "",
+    benchmark: Annotated[str, typer.Option(help="Instead: a published benchmark, or all.", metavar="NAME")] = "",
+    data_root: Annotated[str, typer.Option(help="Folder that holds a folder for each benchmark.", metavar="DIR")] = "",
+    limit: Annotated[int, typer.Option(help="So many of the benchmark's queries; 0: all.", min=0)] = 0,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Score a model on held-out questions, or on a benchmark.
 
     OUT/summary.json holds every score with its count, beside the baselines.
     """
-    from jobs.evaluate import run
+    if bool(data) == bool(benchmark) or bool(benchmark) != bool(data_root):
+        raise typer.BadParameter("give --data, or --benchmark with --data-root")
+    from jobs.evaluate import run, run_benchmarks
 
+    if benchmark:
+        return run_benchmarks(model, benchmark, data_root, limit, out, overrides or [], dry_run)
     return run(model, data, out, overrides or [], dry_run)
 
 

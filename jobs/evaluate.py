@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.common import finish, need_dataset, need_model, resolve, show_plan
+from jobs.common import finish, need_dataset, need_folder, need_model, resolve, show_plan
 from pipelines import storage
+from pipelines.benchmark import BenchmarkConfig, load_queries
+from pipelines.benchmark import run as evaluate_benchmark
 from pipelines.evaluate import EvaluateConfig
 from pipelines.evaluate import run as evaluate
 from pipelines.manifest import read_records
+from spacevllm.config import ConfigError
 from spacevllm.data.instance import TASKS
+from spacevllm.evaluation.benchmarks import BENCHMARKS
 
 
 def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) -> int:
@@ -23,6 +27,28 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     summary = evaluate(config)
     print("\n".join(score_lines(summary)))
     finish(f"scores: {storage.join(out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
+    return 0
+
+
+def run_benchmarks(
+    model: str, name: str, data_root: str, limit: int, out: str, overrides: list[str], dry_run: bool
+) -> int:
+    """One benchmark into OUT, or with ``all`` each that has a folder below ``data_root`` into OUT/<name>."""
+    need_folder("--data-root", data_root)
+    need_model(model)
+    every = [known for known in BENCHMARKS if storage.is_folder(storage.join(data_root, known))]
+    if name == "all" and not every:
+        raise ConfigError(f"--data-root {data_root}: holds no folder named {', '.join(BENCHMARKS)}")
+    for one in every if name == "all" else [name]:
+        target = storage.join(out, one) if name == "all" else out
+        options = {"model": model, "benchmark": one, "data_root": data_root, "limit": limit, "out": target}
+        config = resolve(BenchmarkConfig, "", overrides, **options)
+        if dry_run:
+            show_plan("evaluate", config, f"{one}: {len(load_queries(one, data_root, limit)[0])} queries")
+            continue
+        summary = evaluate_benchmark(config)
+        print(storage.read_text(storage.join(target, "table.md")).strip())
+        finish(f"scores: {storage.join(target, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
     return 0
 
 

@@ -7,8 +7,9 @@ what could not be read or answered scores 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -31,35 +32,43 @@ from pipelines.predict import (
 )
 from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
-from pipelines.tracking import TrackingConfig
+from pipelines.tracking import Run, TrackingConfig
 from spacevllm.config import Config
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.scoring import evaluate
 
 
-class EvaluateConfig(Config):
-    """``evaluate``: OUT/predictions/*.parquet (columns as in ``predict.ANSWERS``), OUT/queries.parquet, summary.json.
+class PredictConfig(Config):
+    """What every evaluation does before it scores.
 
     Attributes:
         model: folder of a trained model.
-        data: Uni-STG data set folder. split: which records.
         out: where the scores go. Running again predicts only what is missing or was made by another model.
-        seed: of the random baselines.
+        seed: of the random baselines (and of confidence intervals).
         decode, predict: how videos are read and how the model runs.
         retry_failed: also do again what failed before.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
     model: str
-    data: str
     out: str
-    split: str = "test"
     seed: int = 0
     decode: DecodeOptions = DecodeOptions()
     predict: PredictOptions = PredictOptions()
     retry_failed: bool = False
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
+
+
+class EvaluateConfig(PredictConfig):
+    """``evaluate``: OUT/predictions/*.parquet (columns as in ``predict.ANSWERS``), OUT/queries.parquet, summary.json.
+
+    Attributes:
+        data: Uni-STG data set folder. split: which records.
+    """
+
+    data: str
+    split: str = "test"
 
 
 def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary:
@@ -74,27 +83,52 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
     """
     instances = [Instance.from_row(row) for row in read_records(config.data, config.split).to_pylist()]
     media = data_set_media(config.data, [config.split])
+    data = DataRead(data_set_digest(config.data), f"{config.data} {config.split}")
+    with predicted(config, questions(media, instances), len(instances), data, load) as (stage, predictions, counts):
+        answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
+        scores, rows = evaluate(instances, answers, config.seed)
+        storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
+        return write_summary(stage, config.out, {"stage": "evaluate", **counts, "split": config.split, **scores})
+
+
+class DataRead(NamedTuple):
+    """Which data a run read, for its record."""
+
+    digest: str
+    name: str
+
+
+@contextmanager
+def predicted(
+    config: PredictConfig,
+    asked: Iterable[tuple[Mapping[str, str], list[Question]]],
+    num_queries: int,
+    data: DataRead,
+    load: LoadPredictor,
+) -> Iterator[tuple[Run, pa.Table, Summary]]:
+    """Answers what is missing in OUT/predictions; gives the open stage, every prediction, and what was done.
+
+    Args:
+        asked: media as rows of ``manifest.SCHEMA``, each with the questions about it.
+    """
     with storage.exclusive(config.out):
         model = describe(config.model, load)
-        work = make_work(_questions(media, instances), model)
+        work = make_work(asked, model)
         parts, wanted = Parts(storage.join(config.out, "predictions")), wanted_ids(work)
         missing = without(work, parts.tidy(wanted, config.retry_failed))
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
         with open_stage("evaluate", config, config.out, tracking) as stage:
-            stage.set_dataset(data_set_digest(config.data), f"{config.data} {config.split}")
+            stage.set_dataset(data.digest, data.name)
             started = time.monotonic()
             new = len(wanted_ids(missing))
             if new:
                 with ray_session(config.ray), Progress("evaluate", new, "answers", stage) as progress:
                     answer(missing, model, parts, config.decode, config.predict, progress, load)
             predictions = parts.collect(wanted)
-            counts = count_rows(predictions, len(instances))
-            answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
-            scores, rows = evaluate(instances, answers, config.seed)
-            storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(_same_keys(rows)))
+            counts = count_rows(predictions, num_queries)
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
-            about = {"split": config.split, "model_id": model.id, "model_digest": model.digest}
-            return write_summary(stage, config.out, {"stage": "evaluate", **counts, **work_done, **about, **scores})
+            about = {"model_id": model.id, "model_digest": model.digest}
+            yield stage, predictions, {**counts, **work_done, **about}
 
 
 def data_set_digest(folder: str) -> str:
@@ -103,7 +137,8 @@ def data_set_digest(folder: str) -> str:
     return str(storage.read_json(record)["digest"]) if storage.exists(record) else ""
 
 
-def _questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, Any], list[Question]]]:
+def questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, Any], list[Question]]]:
+    """Every row of ``media`` with what is asked about it."""
     asked: dict[str, list[Question]] = {}
     for instance in instances:
         question = Question(instance.id, instance.task, instance.question, tuple(instance.options))
@@ -112,7 +147,7 @@ def _questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple
         yield row, asked[row["media"]]
 
 
-def _same_keys(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def same_keys(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """Tasks have scores of their own: the columns are the union."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return [{key: row.get(key) for key in keys} for row in rows]

@@ -15,7 +15,7 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, NamedTuple
 
@@ -111,12 +111,13 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     names: set[str] = set()
     for split in splits or [""]:
         names |= set(read_records(folder, split, ["media"])["media"].to_pylist())
-    root = storage.absolute(folder)
-    rows = []
-    for name in sorted(names):
-        uri = storage.join(root, name)
-        rows.append({"id": instance_id(name), "uri": uri, "media": name, "version": storage.version(uri)})
-    return _table(rows)
+    return media_rows({name: storage.join(storage.absolute(folder), name) for name in sorted(names)})
+
+
+def media_rows(uris: Mapping[str, str]) -> pa.Table:
+    """Rows of ``SCHEMA`` from name → uri; what is missing has no version and fails when it is read."""
+    rows = ((name, uri, storage.version(uri)) for name, uri in uris.items())
+    return _table([{"id": instance_id(m), "uri": uri, "media": m, "version": version} for m, uri, version in rows])
 
 
 def read_records(folder: str, split: str = "", columns: list[str] | None = None) -> pa.Table:

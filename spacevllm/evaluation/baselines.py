@@ -103,7 +103,7 @@ def _clip_seconds(instance: Instance) -> tuple[float, float]:
 
 
 def _seconds(instance: Instance, frame: int) -> float:
-    return instance.duration_s * frame / instance.num_frames
+    return instance.duration_s * frame / max(instance.num_frames, 1)
 
 
 def _tube(instance: Instance, begin: int, end: int, track: Track) -> Tube:

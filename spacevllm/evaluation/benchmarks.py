@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from spacevllm.data import sources
 from spacevllm.data.instance import Instance, Task
@@ -23,6 +24,7 @@ class Benchmark:
         apart: name of what its groups are (``Instance.sentence_type``), None: it has none.
         published: queries in each split. where: to get it.
         needs, takes: fields of ``SourceFiles`` beside ``annotations`` that it must or may have.
+        files: what ``evaluate`` reads below DATA_ROOT/<name>: field of ``SourceFiles`` → path. split: of them.
         mean_over_groups: its headline is the mean of the groups' means, however many questions each has.
     """
 
@@ -34,26 +36,41 @@ class Benchmark:
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     mean_over_groups: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    split: str = ""
 
 
-def _of_source(name: str, task: Task, apart: str | None = None) -> Benchmark:
+def _of_source(name: str, task: Task, apart: str | None = None, split: str = "", **files: str) -> Benchmark:
     source = sources.SOURCES[name]
-    return Benchmark(task, source.read, source.where, source.published, apart, source.needs, source.takes)
+    published, needs, takes = source.published, source.needs, source.takes
+    return Benchmark(task, source.read, source.where, published, apart, needs, takes, files=files, split=split)
 
+
+def _quiz(reader: Any, annotations: str, apart: str | None = None, mean_over_groups: bool = False) -> Benchmark:
+    of = {"mean_over_groups": mean_over_groups, "files": {"annotations": annotations}}
+    return Benchmark("qa", reader.read, reader.WHERE, reader.PUBLISHED, apart, **of)
+
+
+_UNC = {"split": "testA", "annotations": "refs(unc).p", "instances": "instances.json"}
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "hcstvg_v1": _of_source("hcstvg_v1", "stvg"),
-    "hcstvg_v2": _of_source("hcstvg_v2", "stvg"),
-    "vidstg": _of_source("vidstg", "stvg", apart="sentence type"),
-    "charades_sta": _of_source("charades_sta", "vtg"),
-    "refcoco": _of_source("refcoco", "rec"),
-    "refcoco+": _of_source("refcoco+", "rec"),
-    "refcocog": _of_source("refcocog", "rec"),
-    "mvbench": Benchmark("qa", mvbench.read, mvbench.WHERE, mvbench.PUBLISHED, apart="task", mean_over_groups=True),
-    "video_mme": Benchmark("qa", video_mme.read, video_mme.WHERE, video_mme.PUBLISHED, apart="duration"),
-    "tempcompass": Benchmark("qa", tempcompass.read, tempcompass.WHERE, tempcompass.PUBLISHED, apart="task"),
-    "egoschema": Benchmark("qa", egoschema.read, egoschema.WHERE, egoschema.PUBLISHED),
-    "generic_stvg": Benchmark("stvg", generic_stvg.read, "your own: docs/score-your-predictions.md"),
+    "hcstvg_v1": _of_source("hcstvg_v1", "stvg", split="test", annotations="test.json"),
+    "hcstvg_v2": _of_source("hcstvg_v2", "stvg", split="val", annotations="val_v2.json"),
+    "vidstg": _of_source("vidstg", "stvg", "sentence type", "test", annotations="test_annotations.json", boxes="vidor"),
+    "charades_sta": _of_source("charades_sta", "vtg", split="test", annotations="charades_sta_test.txt"),
+    "refcoco": _of_source("refcoco", "rec", **_UNC),
+    "refcoco+": _of_source("refcoco+", "rec", **_UNC),
+    "refcocog": _of_source("refcocog", "rec", **_UNC | {"split": "test", "annotations": "refs(umd).p"}),
+    "mvbench": _quiz(mvbench, "json", "task", mean_over_groups=True),
+    "video_mme": _quiz(video_mme, "test-00000-of-00001.parquet", "duration"),
+    "tempcompass": _quiz(tempcompass, "questions", "task"),
+    "egoschema": _quiz(egoschema, "."),
+    "generic_stvg": Benchmark(
+        "stvg",
+        generic_stvg.read,
+        "your own: docs/score-your-predictions.md",
+        files={"annotations": "queries.jsonl"},
+    ),
 }
 
 

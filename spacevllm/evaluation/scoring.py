@@ -130,13 +130,18 @@ def _unread(unread: bool) -> Row:
 
 
 def baseline_scores(
-    task: str, instances: Sequence[Instance], tracks: baselines.Tracks, seed: int, draws: int
+    task: str,
+    instances: Sequence[Instance],
+    tracks: baselines.Tracks,
+    seed: int = 0,
+    draws: int = 10,
+    protocol: str = HEADLINE,
 ) -> dict[str, Summary]:
     """The table of scores of each of the task's baselines, by name."""
 
     def one(answer: baselines.Baseline, draw: int) -> Summary:
         answers = {i.id: answer(i, tracks, baselines.generator(i, seed, draw)) for i in instances}
-        return summarise(score(instances, answers))
+        return summarise(score(instances, answers, protocol))
 
     scores = {name: one(answer, 0) for name, answer in baselines.CONSTANT[task].items()}
     for name, answer in baselines.RANDOM[task].items():
