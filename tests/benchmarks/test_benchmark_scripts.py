@@ -56,6 +56,17 @@ def test_score_measures_the_command(tmp_path):
     assert result["queries"] == 3 and all(taken["cpu_s"] > 0 for taken in result["protocols"].values())
 
 
+def test_synthesis_noise_measures_every_level(tmp_path):
+    levels = run("-m", "benchmarks.synthesis_noise", "--videos", "2", "--out", str(tmp_path))["levels"]
+    assert levels["none"]["tiou"] > levels["none"]["rough"] and levels["jitter 10 %"]["viou"] < levels["none"]["viou"]
+
+
+def test_build_unistg_counts_records_and_memory(tmp_path):
+    [size] = run("-m", "benchmarks.build_unistg", "--records", "300", "--out", str(tmp_path))["sizes"]
+    assert size["records"] == 300 and size["records_per_s"] > 0
+    assert 0 < size["peak_mib"]["worker"] < size["peak_mib"]["all"] > size["peak_mib"]["driver"] > 0
+
+
 @pytest.mark.parametrize(
     ("card", "peak"),
     [
