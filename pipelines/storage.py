@@ -31,7 +31,7 @@ class StorageBusy(RuntimeError):
 
 def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of ``uri`` and the path in it."""
-    return fsspec.core.url_to_fs(str(uri))
+    return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
 
 
 def is_local(uri: str | Path) -> bool:
