@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
@@ -29,11 +30,11 @@ def cvat_xml(name: str, tubes: Sequence[Tube]) -> str:
     out = io.StringIO()
     xml = XMLGenerator(out, encoding="utf-8", short_empty_elements=True)
     xml.startDocument()
-    xml.startElement("annotations", {})
+    xml.startElement("annotations", AttributesImpl({}))
     _leaf(xml, "version", "1.1")
     _cvat_meta(xml, name, tubes[0])
     for number, tube in enumerate(tubes):
-        xml.startElement("track", {"id": str(number), "label": LABEL, "source": "auto"})
+        xml.startElement("track", AttributesImpl({"id": str(number), "label": LABEL, "source": "auto"}))
         for frame, box in _boxes(tube):
             _cvat_box(xml, tube, frame, box, outside=False)
         if 0 < tube.end_frame < tube.num_frames:  # without it the last box would stay to the end of the video
@@ -108,24 +109,24 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cvat_meta(xml: XMLGenerator, name: str, tube: Tube) -> None:
-    xml.startElement("meta", {})
-    xml.startElement("task", {})
+    xml.startElement("meta", AttributesImpl({}))
+    xml.startElement("task", AttributesImpl({}))
     plain = {"name": name, "size": tube.num_frames, "mode": "interpolation"}
     for key, value in (plain | {"start_frame": 0, "stop_frame": tube.num_frames - 1}).items():
         _leaf(xml, key, value)
-    xml.startElement("labels", {})
-    xml.startElement("label", {})
+    xml.startElement("labels", AttributesImpl({}))
+    xml.startElement("label", AttributesImpl({}))
     _leaf(xml, "name", LABEL)
-    xml.startElement("attributes", {})
+    xml.startElement("attributes", AttributesImpl({}))
     for attribute in ("question", "confidence"):
-        xml.startElement("attribute", {})
+        xml.startElement("attribute", AttributesImpl({}))
         fields = {"name": attribute, "mutable": False, "input_type": "text", "default_value": "", "values": ""}
         for key, value in fields.items():
             _leaf(xml, key, value)
         xml.endElement("attribute")
     for element in ("attributes", "label", "labels"):
         xml.endElement(element)
-    xml.startElement("original_size", {})
+    xml.startElement("original_size", AttributesImpl({}))
     _leaf(xml, "width", tube.width)
     _leaf(xml, "height", tube.height)
     xml.endElement("original_size")
@@ -137,15 +138,15 @@ def _cvat_meta(xml: XMLGenerator, name: str, tube: Tube) -> None:
 def _cvat_box(xml: XMLGenerator, tube: Tube, frame: int, box: Sequence[float], outside: bool) -> None:
     corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box), strict=True))
     flags = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
-    xml.startElement("box", flags | corners | {"z_order": "0"})
+    xml.startElement("box", AttributesImpl(flags | corners | {"z_order": "0"}))
     for name, text in (("question", tube.question), ("confidence", f"{tube.confidence:.4f}")):
-        xml.startElement("attribute", {"name": name})
+        xml.startElement("attribute", AttributesImpl({"name": name}))
         xml.characters(text)
         xml.endElement("attribute")
     xml.endElement("box")
 
 
 def _leaf(xml: XMLGenerator, name: str, value: Any) -> None:
-    xml.startElement(name, {})
+    xml.startElement(name, AttributesImpl({}))
     xml.characters(str(value))
     xml.endElement(name)

@@ -47,8 +47,10 @@ def _of_source(name: str, task: Task, apart: str | None = None, split: str = "",
 
 
 def _quiz(reader: Any, annotations: str, apart: str | None = None, mean_over_groups: bool = False) -> Benchmark:
-    of = {"mean_over_groups": mean_over_groups, "files": {"annotations": annotations}}
-    return Benchmark("qa", reader.read, reader.WHERE, reader.PUBLISHED, apart, **of)
+    files = {"annotations": annotations}
+    return Benchmark(
+        "qa", reader.read, reader.WHERE, reader.PUBLISHED, apart, mean_over_groups=mean_over_groups, files=files
+    )
 
 
 _UNC = {"split": "testA", "annotations": "refs(unc).p", "instances": "instances.json"}

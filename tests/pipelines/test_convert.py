@@ -7,8 +7,10 @@ import json
 import pytest
 
 from pipelines import storage
-from pipelines.build_unistg import check_lines, read_lines
+from pipelines.build_unistg import BuildUnistgConfig
+from pipelines.build_unistg import run as build
 from pipelines.convert import ConvertConfig, check, run, split_of
+from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.data.sources import SOURCES
@@ -99,12 +101,12 @@ def test_a_file_that_cannot_be_read_changes_nothing(tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_build_unistg_takes_the_records(tmp_path):
+def test_build_unistg_takes_the_records(tmp_path, ray_cluster):
     convert(tmp_path, charades(tmp_path, GOOD, PAST, "nonsense"))
     convert(tmp_path, llava(tmp_path, "a.json", "What?"))
-    checked = check_lines(read_lines(str(tmp_path)))
-    assert checked["dropped"].null_count == checked.num_rows == 3
-    assert [Instance.from_row(row) for row in checked.to_pylist()] == records(tmp_path)
+    build(BuildUnistgConfig(data=str(tmp_path), out=str(tmp_path), tracking=TrackingConfig(enabled=False)))
+    built = [Instance.from_row(row) for row in storage.read_table(tmp_path / "unistg/train").to_pylist()]
+    assert len(built) == 3 and sorted(built, key=lambda i: i.id) == sorted(records(tmp_path), key=lambda i: i.id)
 
 
 @pytest.mark.parametrize(
