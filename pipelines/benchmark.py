@@ -90,7 +90,8 @@ def load_queries(name: str, data_root: str, limit: int = 0) -> tuple[list[Instan
             raise ConfigError(f"{path}: no such file: {name} needs it; get {benchmark.where}")
     there: dict[str, Any] = {kind: path for kind, path in paths.items() if path.exists()}
     files = SourceFiles(**there, split=benchmark.split, media_root=str(folder / "media"))
-    instances, dropped = [], Counter[str]()
+    instances: list[Instance] = []
+    dropped = Counter[str]()
     for found in read_queries(name, files):
         if isinstance(found, Dropped):
             dropped[found.reason] += 1
