@@ -47,10 +47,8 @@ def _of_source(name: str, task: Task, apart: str | None = None, split: str = "",
 
 
 def _quiz(reader: Any, annotations: str, apart: str | None = None, mean_over_groups: bool = False) -> Benchmark:
-    files = {"annotations": annotations}
-    return Benchmark(
-        "qa", reader.read, reader.WHERE, reader.PUBLISHED, apart, mean_over_groups=mean_over_groups, files=files
-    )
+    about = (reader.read, reader.WHERE, reader.PUBLISHED, apart)
+    return Benchmark("qa", *about, mean_over_groups=mean_over_groups, files={"annotations": annotations})
 
 
 _UNC = {"split": "testA", "annotations": "refs(unc).p", "instances": "instances.json"}
