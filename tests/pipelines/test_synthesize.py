@@ -87,8 +87,8 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     assert strict["ok"] < summary["ok"] and strict["errors"]["area_jump"] > 0
     assert len((tmp_path / "annotations/train.jsonl").read_text().splitlines()) == strict["ok"]
 
-    long = run(settings(world, tmp_path, filter=wide, refiner={"min_s": 8.0}))
-    assert long["errors"]["too_short"] > 0 and long["ok"] < summary["ok"]
+    brief = run(settings(world, tmp_path, filter=wide, refiner={"max_s": 5.0}))
+    assert brief["errors"]["too_long"] > 0 and brief["ok"] < summary["ok"]
     assert stage_files(tmp_path, "annotator") == before["annotator"]
 
 
