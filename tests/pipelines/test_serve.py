@@ -14,8 +14,8 @@ import pytest
 from pipelines.cluster import ray_session
 from pipelines.serve import ServeConfig
 from pipelines.serve.problems import Problem
-from pipelines.serve.requests import resolve
 from pipelines.serve.server import check_port, service
+from pipelines.serve.sources import resolve
 from spacevllm.config import ConfigError
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
 from spacevllm.model.configuration import tiny_config
@@ -89,6 +89,7 @@ def test_upload_gets_what_the_predictor_says(client, media, model):
     assert answer.status_code == 200, answer.text
     predictor = Predictor.load(model)
     body = answer.json()
+    assert body.pop("id").startswith("video-")
     assert {**body, "tubes": None} == {"video": "clip.mp4", "model": "model", "digest": predictor.digest, "tubes": None}
     expected = [tube.to_dict() | {"video": "clip.mp4"} for tube in predictor.ground(media / "clip.mp4", QUESTIONS)]
     for got, tube in zip(body["tubes"], expected, strict=True):  # threads differ, and with them the last digits
