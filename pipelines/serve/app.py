@@ -87,13 +87,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         "/v1/chat/completions",
         summary="The same in OpenAI's form: a `video_url` part and a `text` part",
         responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502),
-        openapi_extra={
-            "requestBody": {"content": {"application/json": {"schema": chat.ChatRequest.model_json_schema()}}}
-        },
+        openapi_extra=_body(chat.ChatRequest.model_json_schema()),
         response_model=None,
     )
     async def complete(request: Request) -> dict[str, Any] | StreamingResponse:
-        """The video is an id, an allowed URI or a `data:` URL; the answer's text holds the span, then the boxes as JSON."""
+        """The video: an id, an allowed URI or a `data:` URL. The answer's text: the span, then the boxes as JSON."""
         with service.admitted():
             return await chat.complete(request, service)
 
@@ -125,7 +123,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
         responses=described(400, 401, 404, 422, 429),
     )
     async def overlay(video_id: str, question: Annotated[list[str] | None, Query()] = None) -> FileResponse:
-        """Of the question asked last, or of those given (`?question=…&question=…`), which are asked if they were not."""
+        """Of the question asked last, or of those given: `?question=…&question=…`; new ones are asked."""
         with service.admitted():
             return _media(await service.overlay(await service.videos.get(video_id), question or []), "video/mp4")
 
@@ -186,7 +184,9 @@ def _media(path: Path, kind: str) -> FileResponse:
     )
 
 
-def _body(json_schema: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    form = {"type": "object", "required": list(fields), "properties": fields}
-    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": json_schema}}
+def _body(json_schema: dict[str, Any], fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    content = {"application/json": {"schema": json_schema}}
+    if fields:
+        form = {"type": "object", "required": list(fields), "properties": fields}
+        content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}

@@ -32,8 +32,8 @@ class ServeConfig(Config):
     Attributes:
         model: folder of a trained model (``from_pretrained`` layout, safetensors only).
         host, port: where it listens. Anything but this machine (127.0.0.1) needs an ``api_key``.
-        api_key: what requests have to send, ``Authorization: Bearer KEY``; default: the variable SPACEVLLM_API_KEY. Empty:
-            none is asked for.
+        api_key: what requests have to send, ``Authorization: Bearer KEY``; default: the variable SPACEVLLM_API_KEY.
+            Empty: none is asked for.
         allowed_hosts: names, beside this machine's, under which a server without a key answers (a web page of another
             name must not reach it through the browser); for a proxy in front of it.
         device: of the model, as torch names it. gpus: of one copy of the model; None: one, or none with device ``cpu``.
@@ -62,11 +62,11 @@ class ServeConfig(Config):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     api_key: SecretStr = Field(default_factory=lambda: SecretStr(os.environ.get(API_KEY_VARIABLE, "")))
-    allowed_hosts: list[str] = []
+    allowed_hosts: list[str] = Field([])
     device: str = "cpu"
     gpus: float | None = Field(None, ge=0)
     media_root: str = ""
-    allowed_uris: list[str] = []
+    allowed_uris: list[str] = Field([])
     allow_private_addresses: bool = False
     max_upload_mb: int = Field(256, ge=1)
     max_inline_mb: int = Field(32, ge=1)

@@ -47,7 +47,7 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
 
 @contextmanager
 def service(config: ServeConfig) -> Iterator[str]:
-    """The running service in an open Ray session; yields its address. At the end requests in work are answered first."""
+    """The running service in an open Ray session; yields its address. At the end it answers what is in work."""
     from ray import serve  # half a second that --dry-run need not wait for
 
     with tempfile.TemporaryDirectory(prefix="spacevllm-serve-", ignore_cleanup_errors=True) as folder:

@@ -35,7 +35,7 @@ def prefixes(config: ServeConfig) -> list[str]:
 
 
 def resolve(video: str, media_root: str, allowed: Sequence[str] = ()) -> str:
-    """``video`` as an absolute path or URI below ``media_root`` or an ``allowed`` prefix; relative names start at the root.
+    """``video`` as an absolute path or URI below ``media_root``, where relative names start, or an ``allowed`` prefix.
 
     Raises:
         Problem: 403 when it lies elsewhere, or nothing may be named at all.

@@ -1,4 +1,4 @@
-"""Videos that were sent or named, on disk: one folder each, within a byte budget, the one unused for longest leaves first.
+"""Videos that were sent or named, on disk: one folder each, within a byte budget; unused for longest, first to leave.
 
 An upload's id is the SHA-256 of its bytes, so that names mean nothing and the same video is kept once. A file below the
 media root stays where it is; its id is that of its address and version. A video enters only after it was decoded. The

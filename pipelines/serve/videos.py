@@ -58,7 +58,7 @@ class Videos:
         """A video by its id, path or URI.
 
         Raises:
-            Problem: 403, 404 it may not be named, or is not there; 422 it cannot be decoded; else see ``sources.fetch``.
+            Problem: 403, 404 it may not be named, or is not there; 422 it cannot be decoded; see ``sources.fetch``.
         """
         if ID.fullmatch(named):
             return await self.get(named)

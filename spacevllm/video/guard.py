@@ -34,7 +34,7 @@ _PIPE_BYTES = 1 << 20
 
 
 class GuardedSampler:
-    """``sample_frames``, or another function, with a time limit and a memory limit. One per thread, or shared: calls take
+    """``sample_frames`` and the like with a time limit and a memory limit. Use one per thread, or share it: calls take
     turns.
 
     Args:
