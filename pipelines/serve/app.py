@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from pipelines.serve import chat, metrics
@@ -162,12 +162,13 @@ def _add_page(app: FastAPI, service: Service) -> None:
             "names": bool(config.media_root or config.allowed_uris),
             "max_upload_mb": config.max_upload_mb,
             "model": service.facts["model"],
+            "digest": service.facts["digest"],
         }
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
         if name not in parts:
-            return Response(status_code=404)
+            raise HTTPException(404)
         kind = mimetypes.guess_type(name)[0] or "text/javascript"
         return Response(parts[name], media_type=kind, headers={"cache-control": "no-cache"})
 

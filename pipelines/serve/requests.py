@@ -161,6 +161,8 @@ def _capped(request: Request, max_bytes: int) -> Request:
     async def receive() -> Message:
         nonlocal seen
         message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "disconnected", "the client left before its request was complete")
         seen += len(message.get("body", b""))
         if seen > max_bytes:
             raise Problem(413, "upload_too_large", f"the body is larger than {max_bytes / 2**20:g} MiB")

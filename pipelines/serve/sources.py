@@ -42,7 +42,7 @@ def resolve(video: str, media_root: str, allowed: Sequence[str] = ()) -> str:
     """
     if not media_root and not allowed:
         raise Problem(403, "no_media_root", "this server takes uploads only; it was started without --media-root")
-    if _CONTROL.search(video):
+    if _CONTROL.search(video) or ("::" in video and not is_web(video)):  # fsspec would read on behind a ::
         raise _outside(video)
     if "://" in video:
         return _below(video, [*allowed, *([media_root] if "://" in media_root else [])])

@@ -14,6 +14,7 @@ let waiting = null; // what a missing key kept from being done
 
 function redraw() {
   player.show(answers.all);
+  showEarlier();
   at("all").hidden = !answers.tubes.length;
 }
 
@@ -84,7 +85,6 @@ async function cannotPlay() {
 
 async function ask(question) {
   history.remember(question);
-  showEarlier();
   const [asked, entry] = [video, answers.add(question)];
   at("status").textContent = "Looking";
   await attempt(async () => {
@@ -107,7 +107,8 @@ async function answered(entry, tube) {
 }
 
 function showEarlier() {
-  const items = history.earlier().map((question) => {
+  const here = answers.all.map(({ question }) => question);
+  const items = history.earlier().filter((question) => !here.includes(question)).map((question) => {
     const [item, button] = [document.createElement("li"), document.createElement("button")];
     button.type = "button";
     button.className = "plain";
@@ -193,7 +194,7 @@ function wire() {
     event.preventDefault();
     const question = at("question").value.trim();
     if (question) ask(question);
-    at("question").select();
+    at("question").value = "";
   };
   at("another").onclick = another;
   at("copy-all").onclick = () => copyJson(answers.tubes, at("copy-all"));
@@ -206,5 +207,5 @@ showEarlier();
 settings = (await attempt(api.settings)) ?? settings;
 at("limits").textContent = settings.max_upload_mb ? `up to ${settings.max_upload_mb} MB · it goes to this server only` : "";
 at("address-form").hidden = !settings.names;
-at("model").textContent = settings.model ? `model ${settings.model}` : "";
+at("model").textContent = settings.model ? `model “${settings.model}” ${settings.digest}` : "";
 at("key-form").hidden = !settings.needs_key || Boolean(sessionStorage.getItem("spacevllm.key"));
