@@ -135,8 +135,8 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", summary="May requests be sent here now?", responses=described(429, 503))
     async def readyz() -> dict[str, str]:
-        with service.admitted():
-            await service.health()
+        service.check_room()
+        await service.health()
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=described(401))

@@ -66,8 +66,7 @@ class Service:
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Counts a request as in work. Raises Problem: 429 when there are too many already."""
-        if self._in_work >= self.config.max_requests:
-            raise BUSY
+        self.check_room()
         self._in_work += 1
         metrics.IN_WORK.inc()
         try:
@@ -75,6 +74,11 @@ class Service:
         finally:
             self._in_work -= 1
             metrics.IN_WORK.dec()
+
+    def check_room(self) -> None:
+        """Raises Problem: 429 when a request would not be admitted now."""
+        if self._in_work >= self.config.max_requests:
+            raise BUSY
 
     async def health(self) -> dict[str, Any]:
         """Facts of the model as they are now. Raises Problem: 503 when it does not answer."""
