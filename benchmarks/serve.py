@@ -2,10 +2,10 @@
 
     python -m benchmarks.serve
 
-The highest rate at which the 99th percentile of the latency stays within twice that of an idle server, open loop: requests
-are sent at random times whether or not earlier ones are answered. Three loads: everybody asks about one video (it is
-remembered), each request brings a video of its own (decoded and read anew), and videos that were asked before, more than
-one. Untrained tiny model on CPU; rates are given as shares of what one request after the other reaches.
+The highest rate at which the 99th percentile of the latency stays within twice that of an idle server. Open loop:
+requests are sent at random times, whether or not earlier ones are answered. Three loads: all ask about one video (it is
+remembered), about a few (so are they), or each request brings a video of its own (decoded and read anew). Untrained
+tiny model on CPU; rates are given as shares of what one request after the other reaches.
 """
 
 from __future__ import annotations

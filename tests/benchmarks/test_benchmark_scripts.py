@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_ask_many_compares_three_ways(tmp_path):
     one, two = video["questions"]
     assert (one["n"], two["n"]) == (1, 2)
     assert two["uncached_over_batched"] > 0 and "later_question_over_first_one_by_one" in two
+
+
+@pytest.mark.slow
+def test_serve_climbs_until_requests_wait(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    loads = run("-m", "benchmarks.serve", "--requests", "8", "--port", str(port), "--out", str(tmp_path))["loads"]
+    assert [load["load"] for load in loads] == ["one_video", "shared_videos", "own_videos"]
+    assert all(load["tried"][-1]["p99_over_idle"] > 2 for load in loads)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -321,6 +322,18 @@ def test_other_web_pages_may_not_ask(client):
     assert own.status_code == 200 and own.headers["x-content-type-options"] == "nosniff"
 
 
+@contextmanager
+def half_sent(http, path):
+    """A connection that has sent all but the last bytes of a good request, and these bytes."""
+    with path.open("rb") as file:
+        request = http.build_request("POST", "/v1/ground", files={"file": file}, data={"question": QUESTIONS[0]})
+        body = request.read()
+    head = b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/ground HTTP/1.1\r\n" + head + b"\r\n" + body[:-10])
+        yield connection, body[-10:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_command_serves_until_it_is_told_to_stop(model, media, tmp_path, kind):
@@ -336,7 +349,12 @@ def test_command_serves_until_it_is_told_to_stop(model, media, tmp_path, kind):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             assert upload(http, media / "clip.mp4").status_code == 200
             assert_problem(ask(http, video="clip.mp4", question="what?"), 403, "no_media_root")
-        server.send_signal(kind)
+            with half_sent(http, media / "clip.mp4") as (connection, rest):
+                while "in_work 1.0" not in http.get("/metrics").text:
+                    pass
+                server.send_signal(kind)
+                connection.sendall(rest)
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200")  # what is in work is answered
         out, error = server.communicate(timeout=60)
         assert server.returncode == 0, error
         assert out.splitlines()[-1] == f"stopped: http://127.0.0.1:{port}"
