@@ -280,9 +280,9 @@ def serve(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Answer over HTTP: POST /v1/ground.
+    """Answer over HTTP, and on a web page.
 
-    Runs until SIGTERM or Ctrl-C.
+    Runs until SIGTERM or Ctrl-C. Listens on this machine only; to others with host=… and a key in SPACEVLLM_API_KEY.
     """
     from jobs.serve import run
 

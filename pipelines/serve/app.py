@@ -1,123 +1,193 @@
-"""One Ray Serve deployment behind FastAPI: a video and questions come in, tubes go out.
+"""The routes of the service. What they do is in ``service``; every error is a problem document."""
 
-Decoding happens in a process that can be killed, so a hostile file costs its own request and nothing else. A video that
-is remembered from an earlier request, an upload by the hash of its bytes, is neither decoded nor read again. The model
-answers one request at a time; what waits in line is bounded by ``max_ongoing_requests`` and ``max_queued_requests``.
-"""
+from __future__ import annotations
 
-# No `from __future__ import annotations`: the routes are rebuilt in Serve's replica, where names in quotes are lost.
-
-import asyncio
-import logging
-from dataclasses import asdict
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from ray import serve
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import FileResponse, Response, StreamingResponse
 
-from pipelines.serve.config import ServeConfig
-from pipelines.serve.problems import SCHEMA as PROBLEM_SCHEMA
-from pipelines.serve.problems import Problem, install_handlers
-from pipelines.serve.requests import GroundRequest, Query, local_file, read_query, video_key
-from spacevllm.memories import VideoMemories
-from spacevllm.predictor import Predictor
-from spacevllm.video.errors import VideoError
-from spacevllm.video.guard import GuardedSampler
-from spacevllm.video.reader import SampledFrames
+from pipelines.serve import chat, metrics
+from pipelines.serve.problems import described, install_handlers
+from pipelines.serve.requests import GroundRequest, VideoRequest, read_ground, read_video
+from pipelines.serve.requests import Query as Asked
+from pipelines.serve.security import PAGE_POLICY, Security
+from pipelines.serve.service import Service
+from pipelines.serve.store import Video
 
-log = logging.getLogger(__name__)
-
-FORM_SCHEMA = {
-    "type": "object",
-    "required": ["file", "question"],
-    "properties": {
-        "file": {"type": "string", "format": "binary", "description": "the video"},
-        "question": {"type": "array", "items": {"type": "string"}, "description": "one field for each question"},
-    },
-}
+PAGE = Path(__file__).parent / "page"
+FILE = {"type": "string", "format": "binary", "description": "the video"}
+QUESTIONS = {"type": "array", "items": {"type": "string"}, "description": "one field for each question"}
+ABOUT = "Ask a video *when* and *where*. Every error is an RFC 9457 problem document with a stable `reason`."
 
 
-app = FastAPI(
-    title="SpaceVLLM",
-    description="Ask a video *when* and *where*. Every error is an RFC 9457 problem document with a stable `reason`.",
-    version="1",
-)
-install_handlers(app)
+def build_app(service: Service) -> FastAPI:
+    """The application over one ``service``, which it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        service.close()
+
+    app = FastAPI(title="SpaceVLLM", description=ABOUT, version="1", lifespan=lifespan)
+    install_handlers(app)
+    app.add_middleware(Security, config=service.config)
+    app.add_middleware(metrics.Measured)
+    _add_api(app, service)
+    _add_files(app, service)
+    _add_operations(app, service)
+    _add_page(app, service)
+    return app
 
 
-def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
-    return {code: {"description": "problem document", "content": content} for code in codes}
-
-
-BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {"schema": FORM_SCHEMA},
-        "application/json": {"schema": GroundRequest.model_json_schema()},
-    },
-}
-
-
-@serve.deployment
-@serve.ingress(app)
-class GroundService:
-    """``POST /v1/ground`` and ``GET /healthz`` over one predictor."""
-
-    def __init__(self, config: ServeConfig) -> None:
-        self.config = config
-        memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
-        self.predictor = Predictor.load(config.model, config.device, memories=memories)
-        self.sampler = GuardedSampler(config.decode_timeout_s, config.decode_memory_mb)
-        self.decoding, self.answering = asyncio.Lock(), asyncio.Lock()
-
-    @app.get("/healthz", summary="Is the model loaded, and which one?")
-    async def healthz(self) -> dict[str, Any]:
-        predictor = self.predictor
-        memories = asdict(predictor.memories.stats) if predictor.memories else None
-        return {"status": "ok", "model": predictor.model_id, "digest": predictor.digest, "memories": memories}
+def _add_api(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/v1/videos",
+        summary="Send or name a video, to be asked by its id",
+        responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
+        openapi_extra=_body(VideoRequest.model_json_schema(), {"file": FILE}),
+    )
+    async def add_video(request: Request) -> dict[str, Any]:
+        """Decodes it once, so that what cannot be asked is refused here. The same bytes get the same id."""
+        with service.admitted():
+            async with read_video(request, service.config) as asked:
+                return (await _video(service, asked)).to_dict()
 
     @app.post(
         "/v1/ground",
         summary="Where and when is what the questions ask for?",
-        responses=_problems(400, 403, 404, 413, 415, 422),
-        openapi_extra={"requestBody": BODY},
+        responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
+        openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
     )
-    async def ground(self, request: Request) -> dict[str, Any]:
+    async def ground(request: Request) -> dict[str, Any]:
         """One tube for each question: its span in seconds and frames, and a box on every frame of the span.
 
         Boxes are `[frame, x1, y1, x2, y2]` in pixels of the upright picture; frames count from 0 and `end_frame` is
         the first one after the span.
         """
-        query = await read_query(request, self.config.max_upload_mb * 2**20, self.config.max_questions)
-        async with self.decoding:
-            clip, key = await asyncio.to_thread(self._open, query)
-        async with self.answering:
-            tubes = await asyncio.to_thread(self.predictor.ground, clip, query.questions, key=key)
+        with service.admitted():
+            async with read_ground(request, service.config) as asked:
+                video = await _video(service, asked)
+                tubes = await service.ground(video, asked.questions, asked.video)
+        facts = service.facts
         return {
-            "video": query.video,
-            "model": self.predictor.model_id,
-            "digest": self.predictor.digest,
-            "tubes": [{**tube.to_dict(), "video": query.video} for tube in tubes],
+            "video": asked.video,
+            "id": video.id,
+            "model": facts["model"],
+            "digest": facts["digest"],
+            "tubes": tubes,
         }
 
-    def _open(self, query: Query) -> tuple[SampledFrames, str]:
-        """The frames, or what is remembered of a video of the same bytes; and the key of these bytes."""
-        with local_file(query, self.config.media_root) as path:
-            key = video_key(query, path, self.config.media_root) if self.predictor.memories else ""
-            return self.predictor.recall(key) or self._decode(path, query), key
+    @app.post(
+        "/v1/chat/completions",
+        summary="The same in OpenAI's form: a `video_url` part and a `text` part",
+        responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502),
+        openapi_extra=_body(chat.ChatRequest.model_json_schema()),
+        response_model=None,
+    )
+    async def complete(request: Request) -> dict[str, Any] | StreamingResponse:
+        """The video: an id, an allowed URI or a `data:` URL. The answer's text: the span, then the boxes as JSON."""
+        with service.admitted():
+            return await chat.complete(request, service)
 
-    def _decode(self, path: Path, query: Query) -> SampledFrames:
-        config = self.config
-        try:
-            frames = self.sampler.sample(
-                path, self.predictor.num_frames, max_pixels=config.max_pixels, max_frames=config.max_frames
-            )
-        except VideoError as error:
-            detail = str(error).replace(str(path), query.video)
-            log.warning("%s: %s", error.reason, detail)
-            raise Problem(422, error.reason, detail) from None
-        if frames.info.duration_s == 0:
-            raise Problem(422, "still_image", f"{query.video} is a picture: it has no time to ask about")
-        return frames
+    @app.get("/v1/models", summary="The one model that is served, in OpenAI's form")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": service.facts["model"], "object": "model", "owned_by": "spacevllm"}]}
+
+
+def _add_files(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/videos/{video_id}", summary="What is known about a video", responses=described(401, 404))
+    async def about(video_id: str) -> dict[str, Any]:
+        return (await service.videos.get(video_id)).to_dict()
+
+    @app.get(
+        "/v1/videos/{video_id}/file",
+        summary="The video itself",
+        response_class=FileResponse,
+        responses=described(401, 404),
+    )
+    async def file(video_id: str) -> FileResponse:
+        video = await service.videos.get(video_id)
+        kind = mimetypes.guess_type(video.name)[0] or ""
+        return _media(Path(video.path), kind if kind.startswith("video/") else "video/mp4")
+
+    @app.get(
+        "/v1/videos/{video_id}/overlay",
+        summary="An MP4 with the tubes drawn in",
+        response_class=FileResponse,
+        responses=described(400, 401, 404, 422, 429),
+    )
+    async def overlay(video_id: str, question: Annotated[list[str] | None, Query()] = None) -> FileResponse:
+        """Of the question asked last, or of those given: `?question=…&question=…`; new ones are asked."""
+        with service.admitted():
+            return _media(await service.overlay(await service.videos.get(video_id), question or []), "video/mp4")
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Is the service up, and with which model?", responses=described(503))
+    async def healthz() -> dict[str, Any]:
+        return {"status": "ok", **await service.health()}
+
+    @app.get("/readyz", summary="May requests be sent here now?", responses=described(429, 503))
+    async def readyz() -> dict[str, str]:
+        service.check_room()
+        await service.health()
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=described(401))
+    async def prometheus() -> Response:
+        text, kind = metrics.exposition()
+        return Response(text, media_type=kind)
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    """The page and its parts, read once: no request names a file."""
+    parts = {path.name: path.read_bytes() for path in sorted(PAGE.iterdir()) if path.is_file()}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
+        return Response(parts["index.html"], media_type="text/html", headers=headers)
+
+    @app.get("/page/settings.json", include_in_schema=False)
+    async def settings() -> dict[str, Any]:
+        config = service.config
+        return {
+            "needs_key": bool(config.api_key.get_secret_value()),
+            "names": bool(config.media_root or config.allowed_uris),
+            "max_upload_mb": config.max_upload_mb,
+            "model": service.facts["model"],
+            "digest": service.facts["digest"],
+        }
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        if name not in parts:
+            raise HTTPException(404)
+        kind = mimetypes.guess_type(name)[0] or "text/javascript"
+        return Response(parts[name], media_type=kind, headers={"cache-control": "no-cache"})
+
+
+async def _video(service: Service, asked: Asked) -> Video:
+    if asked.upload is not None:
+        return await service.videos.receive(asked.upload.file, asked.video)
+    return await service.videos.find(asked.video)
+
+
+def _media(path: Path, kind: str) -> FileResponse:
+    return FileResponse(
+        path, media_type=kind, headers={"content-security-policy": "sandbox", "cache-control": "private"}
+    )
+
+
+def _body(json_schema: dict[str, Any], fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    content = {"application/json": {"schema": json_schema}}
+    if fields:
+        form = {"type": "object", "required": list(fields), "properties": fields}
+        content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}

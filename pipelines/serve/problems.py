@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -29,11 +30,13 @@ class Problem(Exception):
         status: HTTP status code.
         reason: slug such as ``upload_too_large``; it stays when wording changes.
         detail: one sentence for a person: what was wrong with this request.
+        headers: of the answer, such as Retry-After.
     """
 
-    def __init__(self, status: int, reason: str, detail: str) -> None:
+    def __init__(self, status: int, reason: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        detail = detail.encode(errors="replace").decode()  # half of a surrogate pair cannot be sent
         super().__init__(detail)
-        self.status, self.reason, self.detail = status, reason, detail
+        self.status, self.reason, self.detail, self.headers = status, reason, detail, dict(headers or {})
 
     def response(self) -> JSONResponse:
         body = {
@@ -43,7 +46,13 @@ class Problem(Exception):
             "detail": self.detail,
             "reason": self.reason,
         }
-        return JSONResponse(body, status_code=self.status, media_type="application/problem+json")
+        return JSONResponse(body, self.status, self.headers, media_type="application/problem+json")
+
+
+def described(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a route that may answer with these."""
+    content = {"application/problem+json": {"schema": SCHEMA}}
+    return {code: {"description": "problem document", "content": content} for code in codes}
 
 
 def install_handlers(app: FastAPI) -> None:

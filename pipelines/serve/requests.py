@@ -1,90 +1,157 @@
-"""From an HTTP request to a video on disk and its questions: the two body forms, the caps, the media root.
-
-Nothing that a client sends names a file of this machine, unless it lies below the configured media root.
-"""
+"""From an HTTP request to what was asked: the body forms and their caps. No file or address is looked at here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from pipelines import storage
+from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 
+JSON_BYTES = 1 << 20  # of a body without a video in it
 
-class GroundRequest(BaseModel):
-    """The JSON form of a request."""
+
+class Body(BaseModel):
+    """A JSON body: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
-    video: str = Field(min_length=1, description="path or URI below the server's media root", examples=["clip.mp4"])
+
+
+class VideoRequest(Body):
+    """The JSON form of ``POST /v1/videos``."""
+
+    uri: str = Field(min_length=1, max_length=4096, description="path or URI that the server may read")
+
+
+class GroundRequest(Body):
+    """The JSON form of ``POST /v1/ground``."""
+
+    video: str = Field(
+        min_length=1, max_length=4096, description="id of a video, or a path or URI", examples=["clip.mp4"]
+    )
     question: str | None = Field(None, examples=["the small red circle while it moves left"])
     questions: list[str] = Field([], description="several questions about the same video: it is decoded once")
 
 
 @dataclass
 class Query:
-    """What was asked. ``video`` is a name to report; the bytes are an upload, or a file below the media root."""
+    """What was asked. ``video`` is an id, a path or a URI or, with an ``upload``, a name to report."""
 
     video: str
-    questions: list[str]
+    questions: list[str] = field(default_factory=list)
     upload: UploadFile | None = None
 
 
-async def read_query(request: Request, max_bytes: int, max_questions: int) -> Query:
-    """Reads and checks the body: ``multipart/form-data`` or ``application/json``.
+B = TypeVar("B", bound=BaseModel)
+
+
+@asynccontextmanager
+async def read_video(request: Request, config: ServeConfig) -> AsyncIterator[Query]:
+    """The body of ``POST /v1/videos``; an upload's file is closed at the end.
 
     Raises:
-        Problem: 400 malformed, 413 larger than ``max_bytes``, 415 any other content type.
+        Problem: 400 malformed, 408 too slow, 413 too large, 415 any other content type.
     """
+    async with _read(request, config) as body:
+        yield _form_query(body) if isinstance(body, FormData) else Query(parse(VideoRequest, body).uri)
+
+
+@asynccontextmanager
+async def read_ground(request: Request, config: ServeConfig) -> AsyncIterator[Query]:
+    """The body of ``POST /v1/ground``, as ``read_video``."""
+    async with _read(request, config) as body:
+        if isinstance(body, FormData):
+            query = _form_query(body)
+        else:
+            asked = parse(GroundRequest, body)
+            query = Query(asked.video, [*([] if asked.question is None else [asked.question]), *asked.questions])
+        check_questions(query.questions, config)
+        yield query
+
+
+def check_questions(questions: Sequence[str], config: ServeConfig) -> None:
+    """Raises Problem unless there are questions, none of them empty, few and short enough."""
+    if not questions or not all(question.strip() for question in questions):
+        raise Problem(400, "no_question", "give a question that is not empty, as `question` or `questions`")
+    if len(questions) > config.max_questions:
+        at_most = f"at most {config.max_questions} a request"
+        raise Problem(400, "too_many_questions", f"{len(questions)} questions; {at_most}")
+    longest = max(map(len, questions))
+    if longest > config.max_question_chars:
+        at_most = f"at most {config.max_question_chars} are taken"
+        raise Problem(422, "question_too_long", f"a question has {longest} characters; {at_most}")
+
+
+def parse(model: type[B], body: bytes) -> B:
+    """``body`` as a ``model``.
+
+    Raises:
+        Problem: 400 ``malformed_body`` for what is no JSON, ``bad_request`` for what does not fit.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise Problem(400, "malformed_body", f"not valid JSON: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))[:100] or "body"
+        raise Problem(400, "bad_request", f"{where}: {first['msg']}") from None
+
+
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Raises Problem: 408 too slow, 413 larger than ``max_bytes``."""
+    async with _in_time(timeout_s):
+        return await _capped(request, max_bytes).body()
+
+
+@asynccontextmanager
+async def _read(request: Request, config: ServeConfig) -> AsyncIterator[FormData | bytes]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    capped = _capped(request, max_bytes)
-    if kind == "multipart/form-data":
-        query = await _read_form(capped)
-    elif kind == "application/json":
-        query = await _read_json(capped)
+    if kind == "application/json":
+        yield await read_body(request, min(JSON_BYTES, config.max_upload_bytes), config.upload_timeout_s)
+    elif kind == "multipart/form-data":
+        async with _in_time(config.upload_timeout_s):
+            form = await _read_form(_capped(request, config.max_upload_bytes))
+        try:
+            yield form
+        finally:
+            await form.close()
     else:
         raise Problem(415, "unsupported_media_type", f"send multipart/form-data or application/json, not {kind!r}")
-    if not query.questions or not all(question.strip() for question in query.questions):
-        raise Problem(400, "no_question", "give a question that is not empty, as `question` or `questions`")
-    if len(query.questions) > max_questions:
-        raise Problem(400, "too_many_questions", f"{len(query.questions)} questions; at most {max_questions} a request")
-    return query
 
 
-async def _read_form(request: Request) -> Query:
+async def _read_form(request: Request) -> FormData:
     try:
-        form = await request.form(max_files=1, max_fields=10_000)
+        return await request.form(max_files=1, max_fields=10_000)
     except HTTPException as error:  # starlette's name for a malformed multipart body
         raise Problem(400, "malformed_body", str(error.detail)) from None
+
+
+def _form_query(form: FormData) -> Query:
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise Problem(400, "no_file", "the form needs a `file` field that holds the video")
     questions = [str(value) for name in ("question", "questions") for value in form.getlist(name)]
-    return Query(Path(upload.filename or "upload").name, questions, upload)
+    return Query(Path(upload.filename or "upload").name[:200] or "upload", questions, upload)
 
 
-async def _read_json(request: Request) -> Query:
+@asynccontextmanager
+async def _in_time(timeout_s: float) -> AsyncIterator[None]:
     try:
-        body = GroundRequest.model_validate(json.loads(await request.body()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise Problem(400, "bad_request", f"{where}: {first['msg']}") from None
-    except ValueError as error:
-        raise Problem(400, "malformed_body", f"not valid JSON: {error}") from None
-    return Query(body.video, [*([] if body.question is None else [body.question]), *body.questions])
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise Problem(408, "upload_timeout", f"the request did not arrive within {timeout_s:g} s") from None
 
 
 def _capped(request: Request, max_bytes: int) -> Request:
@@ -94,6 +161,8 @@ def _capped(request: Request, max_bytes: int) -> Request:
     async def receive() -> Message:
         nonlocal seen
         message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "disconnected", "the client left before its request was complete")
         seen += len(message.get("body", b""))
         if seen > max_bytes:
             raise Problem(413, "upload_too_large", f"the body is larger than {max_bytes / 2**20:g} MiB")
@@ -103,55 +172,3 @@ def _capped(request: Request, max_bytes: int) -> Request:
     if length.isdigit() and int(length) > max_bytes:
         raise Problem(413, "upload_too_large", f"the body has {length} bytes; at most {max_bytes} are taken")
     return Request(request.scope, receive)
-
-
-@contextmanager
-def local_file(query: Query, media_root: str) -> Iterator[Path]:
-    """The video as a local file, for as long as the context lasts; blocking.
-
-    Raises:
-        Problem: 403 outside the media root, 404 no such file.
-    """
-    if query.upload is not None:
-        with tempfile.NamedTemporaryFile(prefix="spacevllm-", suffix=Path(query.video).suffix[:8]) as file:
-            shutil.copyfileobj(query.upload.file, file)
-            file.flush()
-            yield Path(file.name)
-        return
-    uri = resolve(query.video, media_root)
-    if not storage.exists(uri):
-        raise Problem(404, "missing_video", f"{query.video}: no such video below the media root")
-    with storage.local_copy(uri) as path:
-        yield Path(path)
-
-
-def video_key(query: Query, path: Path, media_root: str) -> str:
-    """What names the bytes of the video: an upload's SHA-256 (names that a client gives mean nothing), a file's address
-    and version; ``""`` if neither can be had."""
-    if query.upload is None:
-        uri = resolve(query.video, media_root)
-        version = storage.version(uri)
-        return f"{uri}:{version}" if version else ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def resolve(video: str, media_root: str) -> str:
-    """``video`` as an absolute path or URI below ``media_root``; relative names start there.
-
-    Raises:
-        Problem: 403 when it lies elsewhere, or no media root is configured.
-    """
-    outside = Problem(403, "outside_media_root", f"{video}: not below the media root; upload the file instead")
-    if not media_root:
-        raise Problem(403, "no_media_root", "this server takes uploads only; it was started without --media-root")
-    if "://" in media_root:
-        uri = video if "://" in video else f"{media_root.rstrip('/')}/{video}"
-        if not uri.startswith(media_root.rstrip("/") + "/") or ".." in uri.split("/"):
-            raise outside
-        return uri
-    root = Path(media_root).resolve()
-    path = (root / video).resolve()  # follows links, so that a link cannot lead out either
-    if "://" in video or not path.is_relative_to(root):
-        raise outside
-    return str(path)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import ray_session
-from pipelines.serve.config import ServeConfig
+from pipelines.serve.config import Replicas, ServeConfig, check_access
 from spacevllm.config import ConfigError
 
 APP_NAME = "spacevllm"
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the Prometheus client's own name
+HEADROOM = 64  # requests that are answered at once: the page, probes, refusals
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -27,8 +32,9 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
         The address it had, ``{"url": …}``.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or a server open to others has no key.
     """
+    check_access(config)
     check_port(config.host, config.port)
     stop = threading.Event()
     # Ray installs handlers of its own when it starts: ours come after
@@ -41,20 +47,61 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
 
 @contextmanager
 def service(config: ServeConfig) -> Iterator[str]:
-    """The running service in an open Ray session; yields its address, shuts it down at the end."""
+    """The running service in an open Ray session; yields its address. At the end it answers what is in work."""
     from ray import serve  # half a second that --dry-run need not wait for
 
-    from pipelines.serve.app import GroundService
+    with tempfile.TemporaryDirectory(prefix="spacevllm-serve-", ignore_cleanup_errors=True) as folder:
+        serve.start(http_options={"host": config.host, "port": config.port})
+        try:
+            serve.run(_application(config, Path(folder)), name=APP_NAME, route_prefix="/")
+            yield f"http://{config.host}:{config.port}"
+        finally:
+            with suppress(Exception):  # a start that failed has nothing to delete
+                serve.delete(APP_NAME)
+            serve.shutdown()
 
-    deployment = GroundService.options(  # type: ignore[attr-defined]
-        max_ongoing_requests=config.max_ongoing_requests, max_queued_requests=config.max_queued_requests
+
+def _application(config: ServeConfig, folder: Path) -> Any:
+    """Ingress and model as Serve takes them; ``folder`` is this server's own, gone when it ends."""
+    from pipelines.serve.ingress import Ingress
+    from pipelines.serve.model import GroundModel
+
+    (folder / "metrics").mkdir()
+    waiting = config.max_requests * config.ingress.max  # the ingress says 429 itself
+    environment = {"env_vars": {FOLDER_VARIABLE: str(folder / "metrics")}}
+    shared = {"graceful_shutdown_timeout_s": config.shutdown_s, "graceful_shutdown_wait_loop_s": 0.2}
+    model = GroundModel.options(  # type: ignore[attr-defined]
+        **_copies(config.replicas),
+        **shared,
+        max_ongoing_requests=waiting,
+        ray_actor_options={"num_cpus": 1, "num_gpus": config.num_gpus, "runtime_env": environment},
+        **_routing(config.replicas),
+    ).bind(config)
+    ingress = Ingress.options(  # type: ignore[attr-defined]
+        **_copies(config.ingress),
+        **shared,
+        max_ongoing_requests=config.max_requests + HEADROOM,
+        ray_actor_options={"num_cpus": 1, "runtime_env": environment},
     )
-    serve.start(http_options={"host": config.host, "port": config.port})
-    try:
-        serve.run(deployment.bind(config), name=APP_NAME, route_prefix="/")
-        yield f"http://{config.host}:{config.port}"
-    finally:
-        serve.shutdown()
+    return ingress.bind(config, model, config.store or str(folder / "videos"))
+
+
+def _copies(replicas: Replicas) -> dict[str, Any]:
+    if replicas.min == replicas.max:
+        return {"num_replicas": replicas.min}
+    scaling = {
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "target_ongoing_requests": replicas.target_ongoing_requests,
+    }
+    return {"autoscaling_config": scaling}
+
+
+def _routing(replicas: Replicas) -> dict[str, Any]:
+    """With several copies, a video's questions go to the copy that remembers it."""
+    from ray.serve.config import RequestRouterConfig
+
+    return {"request_router_config": RequestRouterConfig(request_router_class=ROUTER)} if replicas.max > 1 else {}
 
 
 def check_port(host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""``sample_frames`` in a child process that can be killed: a hang or a crash of a decoder costs one video.
+"""Decoding in a child process that can be killed: a hang or a crash of a decoder costs one video.
 
 It remembers the packets of the file it read last, so that a film is asked for part by part at the cost of the parts.
 The child lives across calls (starting it takes a quarter of a second) and is replaced after a time-out, a crash or
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,8 @@ _PIPE_BYTES = 1 << 20
 
 
 class GuardedSampler:
-    """``sample_frames`` with a time limit and a memory limit. Use one per thread, or share it: calls take turns.
+    """``sample_frames`` and the like with a time limit and a memory limit. Use one per thread, or share it: calls take
+    turns.
 
     Args:
         timeout_s: most seconds for one video; the child's start is not counted.
@@ -76,9 +78,20 @@ class GuardedSampler:
             DecodeTimeout: it took longer than ``timeout_s``. DecoderCrashed: the child died or ran out of memory.
             VideoError: whatever ``sample_frames`` raised.
         """
-        request = (str(path), num_frames, backend, segment, max_pixels, max_frames, part)
+        frames: SampledFrames = self.run(
+            sample_frames, str(path), num_frames, backend, segment, max_pixels, max_frames, part
+        )
+        return frames
+
+    def run(self, function: Callable[..., Any], path: str, *arguments: Any) -> Any:
+        """``function(path, *arguments)`` in the child; the function of a module, and what it takes and gives, pickle.
+
+        Raises:
+            DecodeTimeout: it took longer than ``timeout_s``. DecoderCrashed: the child died or ran out of memory.
+            Exception: whatever the function raised.
+        """
         with self._lock:
-            reply = self._ask(request)
+            reply = self._ask(path, (function, path, *arguments))
         if isinstance(reply, BaseException):
             raise reply
         return reply
@@ -102,8 +115,8 @@ class GuardedSampler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, request: tuple[Any, ...]) -> Any:
-        path, child = request[0], self._ready_child()
+    def _ask(self, path: str, request: tuple[Any, ...]) -> Any:
+        child = self._ready_child()
         assert child.stdin is not None and child.stdout is not None
         try:
             _write(child.stdin.fileno(), request)
@@ -197,11 +210,12 @@ def _file_stamp(path: str) -> tuple[int, ...]:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _answer(request: tuple[Any, ...], probed: _LastProbed) -> SampledFrames | Exception:
+def _answer(request: tuple[Any, ...], probed: _LastProbed) -> Any:
+    function, path, *arguments = request
     try:
-        return probed.sample(*request)
+        return probed.sample(path, *arguments) if function is sample_frames else function(path, *arguments)
     except MemoryError:
-        return DecoderCrashed(f"{request[0]}: the decoder ran out of memory")
+        return DecoderCrashed(f"{path}: the decoder ran out of memory")
     except Exception as error:  # the parent raises it
         return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_build_unistg_counts_records_and_memory(tmp_path):
     [size] = run("-m", "benchmarks.build_unistg", "--records", "300", "--out", str(tmp_path))["sizes"]
     assert size["records"] == 300 and size["records_per_s"] > 0
     assert 0 < size["peak_mib"]["worker"] < size["peak_mib"]["all"] > size["peak_mib"]["driver"] > 0
+
+
+@pytest.mark.slow
+def test_serve_climbs_until_requests_wait(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    loads = run("-m", "benchmarks.serve", "--requests", "8", "--port", str(port), "--out", str(tmp_path))["loads"]
+    assert [load["load"] for load in loads] == ["one_video", "shared_videos", "own_videos"]
+    assert all(load["tried"][-1]["p99_over_idle"] > 2 for load in loads)
 
 
 @pytest.mark.parametrize(

@@ -7,39 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
+from serving import QUESTIONS, assert_problem, free_port, untrained
 
 from pipelines.cluster import ray_session
 from pipelines.serve import ServeConfig
-from pipelines.serve.problems import Problem
-from pipelines.serve.requests import resolve
 from pipelines.serve.server import check_port, service
 from spacevllm.config import ConfigError
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
-from spacevllm.model.configuration import tiny_config
-from spacevllm.model.modeling import SpaceVLLM
-from spacevllm.model.processing import SpaceVLLMProcessor
-from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
+from spacevllm.video.probe import probe
+from tests.conftest import write_mp4
 
-QUESTIONS = ["the small red circle while it moves left", "what grows?"]
-CAP_MB = 1
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+CAP_MB, MAX_REQUESTS = 1, 8
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "model"
-    tokenizer = build_tiny_tokenizer([*QUESTIONS, "From 1.00s to 2.00s."])
-    config = tiny_config(len(tokenizer))
-    Predictor(SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config)).save(folder)
+    untrained().save(folder)
     return folder
 
 
@@ -61,7 +51,13 @@ def media(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(model, media):
     config = ServeConfig(
-        model=str(model), port=free_port(), media_root=str(media), max_upload_mb=CAP_MB, max_questions=3
+        model=str(model),
+        port=free_port(),
+        media_root=str(media),
+        max_upload_mb=CAP_MB,
+        max_questions=3,
+        max_requests=MAX_REQUESTS,
+        upload_timeout_s=60,
     )
     with ray_session(), service(config) as url, httpx.Client(base_url=url, timeout=60) as http:
         yield http
@@ -76,19 +72,13 @@ def ask(client, **body):
     return client.post("/v1/ground", json=body)
 
 
-def assert_problem(response, status, reason):
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.json()["reason"] == reason
-    assert response.json()["status"] == status
-
-
 @pytest.mark.slow
 def test_upload_gets_what_the_predictor_says(client, media, model):
     answer = upload(client, media / "clip.mp4")
     assert answer.status_code == 200, answer.text
     predictor = Predictor.load(model)
     body = answer.json()
+    assert body.pop("id").startswith("video-")
     assert {**body, "tubes": None} == {"video": "clip.mp4", "model": "model", "digest": predictor.digest, "tubes": None}
     expected = [tube.to_dict() | {"video": "clip.mp4"} for tube in predictor.ground(media / "clip.mp4", QUESTIONS)]
     for got, tube in zip(body["tubes"], expected, strict=True):  # threads differ, and with them the last digits
@@ -219,6 +209,132 @@ def test_addresses(client, model):
 
 
 @pytest.mark.slow
+def test_a_video_gets_an_id_and_is_asked_by_it(client, media):
+    sent = client.post("/v1/videos", files={"file": (media / "clip.mp4").open("rb")})
+    assert sent.status_code == 200, sent.text
+    video = sent.json()
+    assert video["name"] == "clip.mp4" and video["probe"]["width"] == 160 and video["probe"]["duration_s"] > 1
+    by_id = ask(client, video=video["id"], question=QUESTIONS[0]).json()
+    assert by_id["id"] == video["id"] and by_id["tubes"][0]["question"] == QUESTIONS[0]
+    named = client.post("/v1/videos", json={"uri": "clip.mp4"}).json()
+    assert named["probe"] == video["probe"] and named["id"] != video["id"]  # a file that may change is another thing
+    assert client.get(f"/v1/videos/{video['id']}").json() == video
+    file = client.get(f"/v1/videos/{named['id']}/file")
+    assert file.content == (media / "clip.mp4").read_bytes() and file.headers["content-type"] == "video/mp4"
+    assert client.get(f"/v1/videos/{video['id']}/file", headers={"range": "bytes=4-7"}).content == b"ftyp"
+
+
+@pytest.mark.slow
+def test_overlay_of_the_last_or_a_given_question(client, media, tmp_path):
+    video = client.post("/v1/videos", files={"file": write_mp4(tmp_path / "new.mp4").open("rb")}).json()["id"]
+    assert_problem(client.get(f"/v1/videos/{video}/overlay"), 404, "nothing_asked")
+    given = client.get(f"/v1/videos/{video}/overlay", params={"question": QUESTIONS})
+    assert given.status_code == 200 and given.headers["content-type"] == "video/mp4"
+    last = client.get(f"/v1/videos/{video}/overlay")
+    for answer in (given, last):
+        (tmp_path / "overlay.mp4").write_bytes(answer.content)
+        assert probe(tmp_path / "overlay.mp4").num_frames == 24
+    assert last.content != given.content
+    assert_problem(client.get(f"/v1/videos/{video}/overlay", params={"question": " "}), 400, "no_question")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["video-" + "0" * 40, "video-x", "..%2f..%2fetc%2fpasswd", "%00"])
+def test_unknown_ids(client, name):
+    for address in (name, f"{name}/file", f"{name}/overlay"):
+        answer = client.get(f"/v1/videos/{address}")
+        assert_problem(answer, 404, answer.json()["reason"])
+    if len(name) == 46:
+        assert_problem(ask(client, video=name, question="what?"), 404, "unknown_video")
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_another_video(client, media):
+    file = write_mp4(media / "changing.mp4")
+    before = client.post("/v1/videos", json={"uri": "changing.mp4"}).json()
+    write_mp4(file, num_frames=30)
+    assert_problem(client.get(f"/v1/videos/{before['id']}/file"), 404, "unknown_video")
+    after = client.post("/v1/videos", json={"uri": "changing.mp4"}).json()
+    assert after["id"] != before["id"] and after["probe"]["num_frames"] == 30
+
+
+def until(client, status):
+    """The first answer of /readyz with this status."""
+    return next(a for a in (client.get("/readyz") for _ in range(2000)) if a.status_code == status)
+
+
+@pytest.mark.slow
+def test_too_many_requests_at_once_get_429(client, media):
+    """Requests whose bodies never end hold all places; health is told all the same."""
+    host = (client.base_url.host, client.base_url.port)
+    head = (
+        b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    )
+    waiting = [socket.create_connection(host) for _ in range(MAX_REQUESTS)]
+    try:
+        for connection in waiting:
+            connection.sendall(head)
+        assert_problem(until(client, 429), 429, "busy")
+        refused = upload(client, media / "clip.mp4")
+        assert_problem(refused, 429, "busy")
+        assert refused.headers["retry-after"] == "1"
+        assert client.get("/healthz").status_code == 200
+    finally:
+        for connection in waiting:
+            connection.close()
+    until(client, 200)
+    assert upload(client, media / "clip.mp4").status_code == 200
+
+
+@pytest.mark.slow
+def test_questions_sent_together_are_answered_in_one_batch(client, media):
+    video = client.post("/v1/videos", json={"uri": "clip.mp4"}).json()["id"]
+    alone = {q: ask(client, video=video, question=q).json()["tubes"][0] for q in QUESTIONS}
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda q: ask(client, video=video, question=q), QUESTIONS * 3))
+    for question, answer in zip(QUESTIONS * 3, together, strict=True):
+        [tube] = answer.json()["tubes"]
+        assert tube | {"confidence": None} == alone[question] | {"confidence": None}
+
+
+@pytest.mark.slow
+def test_metrics_count_both_parts(client, media):
+    def value(name):
+        found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    route = 'spacevllm_requests_total{route="/v1/ground",status="200"}'
+    before = value(route), value("spacevllm_batch_requests_count"), value("spacevllm_videos_remembered_total")
+    for _ in range(2):
+        upload(client, media / "clip.mp4", QUESTIONS[:1])
+    after = value(route), value("spacevllm_batch_requests_count"), value("spacevllm_videos_remembered_total")
+    assert after[0] == before[0] + 2 and after[1] > before[1] and after[2] > before[2]
+    assert value("spacevllm_memory_bytes") > 0 and value("spacevllm_requests_in_work") == 0
+
+
+@pytest.mark.slow
+def test_other_web_pages_may_not_ask(client):
+    host = client.base_url.netloc.decode()
+    assert_problem(client.get("/healthz", headers={"host": "evil.example"}), 403, "unknown_host")
+    assert_problem(client.get("/healthz", headers={"origin": "https://evil.example"}), 403, "cross_origin")
+    assert_problem(client.get("/healthz", headers={"origin": "null"}), 403, "cross_origin")
+    own = client.get("/healthz", headers={"origin": f"http://{host}"})
+    assert own.status_code == 200 and own.headers["x-content-type-options"] == "nosniff"
+
+
+@contextmanager
+def half_sent(http, path):
+    """A connection that has sent all but the last bytes of a good request, and these bytes."""
+    with path.open("rb") as file:
+        request = http.build_request("POST", "/v1/ground", files={"file": file}, data={"question": QUESTIONS[0]})
+        body = request.read()
+    head = b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/ground HTTP/1.1\r\n" + head + b"\r\n" + body[:-10])
+        yield connection, body[-10:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_command_serves_until_it_is_told_to_stop(model, media, tmp_path, kind):
     port = free_port()
@@ -233,7 +349,12 @@ def test_command_serves_until_it_is_told_to_stop(model, media, tmp_path, kind):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             assert upload(http, media / "clip.mp4").status_code == 200
             assert_problem(ask(http, video="clip.mp4", question="what?"), 403, "no_media_root")
-        server.send_signal(kind)
+            with half_sent(http, media / "clip.mp4") as (connection, rest):
+                while "in_work 1.0" not in http.get("/metrics").text:
+                    pass
+                server.send_signal(kind)
+                connection.sendall(rest)
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200")  # what is in work is answered
         out, error = server.communicate(timeout=60)
         assert server.returncode == 0, error
         assert out.splitlines()[-1] == f"stopped: http://127.0.0.1:{port}"
@@ -249,20 +370,3 @@ def test_port_that_is_taken():
         other.listen()
         with pytest.raises(ConfigError, match="choose another --port"):
             check_port("127.0.0.1", other.getsockname()[1])
-
-
-@pytest.mark.parametrize(
-    ("video", "uri"),
-    [("a/b.mp4", "s3://bucket/videos/a/b.mp4"), ("s3://bucket/videos/c.mp4", "s3://bucket/videos/c.mp4")],
-)
-def test_remote_media_root(video, uri):
-    assert resolve(video, "s3://bucket/videos/") == uri
-
-
-@pytest.mark.parametrize(
-    "video", ["s3://bucket/videos/../x.mp4", "s3://bucket/videos2/x.mp4", "../x.mp4", "s3://other/x"]
-)
-def test_remote_media_root_holds(video):
-    with pytest.raises(Problem) as problem:
-        resolve(video, "s3://bucket/videos")
-    assert problem.value.status == 403

@@ -1,0 +1,105 @@
+"""The model as a deployment of its own: what arrives together is answered together, and read videos are remembered.
+
+A batch holds so many frames. Questions about one video become one pass behind one prefill, whoever asked them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ray import serve
+
+from pipelines.serve import metrics
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.service import Ask
+from spacevllm.memories import VideoMemories
+from spacevllm.predictor import Predictor
+from spacevllm.video.reader import SampledFrames
+
+log = logging.getLogger(__name__)
+
+
+Answered = list[dict[str, Any]] | str | None  # tubes, or what went wrong; None: the video is not remembered
+
+
+@serve.deployment
+class GroundModel:
+    """One copy of the model on one device."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
+        self.predictor = Predictor.load(config.model, config.device, memories=memories)
+        self.batch_frames = config.batch_frames
+        self._batch.set_max_batch_size(config.batch_frames)  # type: ignore[attr-defined]
+        self._batch.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
+
+    def facts(self) -> dict[str, Any]:
+        """Which model it is, and what it sees."""
+        predictor = self.predictor
+        memories = asdict(predictor.memories.stats) if predictor.memories else None
+        return {
+            "model": predictor.model_id,
+            "digest": predictor.digest,
+            "num_frames": predictor.num_frames,
+            "image_size": predictor.image_size,
+            "memories": memories,
+        }
+
+    async def ground(self, ask: Ask) -> list[dict[str, Any]] | None:
+        """One tube in JSON form for each question; None when the frames are needed and were not sent.
+
+        Raises:
+            RuntimeError: the model failed on them.
+        """
+        answered: Answered = await self._batch((ask, min(ask.cost, self.batch_frames)))  # type: ignore[arg-type]
+        if isinstance(answered, str):
+            raise RuntimeError(answered)
+        return answered
+
+    @serve.batch(batch_size_fn=lambda items: sum(cost for _, cost in items))
+    async def _batch(self, items: list[tuple[Ask, int]]) -> list[Answered]:
+        asks = [ask for ask, _ in items]
+        with metrics.BATCH_SECONDS.time():
+            answers = await asyncio.to_thread(answer_batch, self.predictor, asks)
+        metrics.BATCH_REQUESTS.observe(len(asks))
+        if memories := self.predictor.memories:
+            metrics.MEMORY_BYTES.labels("device").set(memories.stats.bytes)
+            metrics.MEMORY_BYTES.labels("host").set(memories.stats.host_bytes)
+        return answers
+
+
+def answer_batch(predictor: Predictor, asks: Sequence[Ask]) -> list[Answered]:
+    """Answers in the order of ``asks``; those about one video share its prefill and one pass. Never raises."""
+    videos: dict[str, list[int]] = {}
+    for i, ask in enumerate(asks):
+        videos.setdefault(ask.key, []).append(i)
+    answers: list[Answered] = [None] * len(asks)
+    frames = 0
+    for key, rows in videos.items():
+        sent = next((clip for i in rows if (clip := asks[i].clip) is not None), None)
+        clip = predictor.recall(key) or sent
+        if clip is None:
+            continue
+        (metrics.VIDEOS_READ if clip is sent else metrics.VIDEOS_REMEMBERED).inc()
+        frames += len(clip.frames) if clip is sent else 0
+        for i, answer in zip(rows, _answer_video(predictor, clip, key, [asks[i].questions for i in rows]), strict=True):
+            answers[i] = answer
+    metrics.BATCH_FRAMES.observe(frames)
+    return answers
+
+
+def _answer_video(
+    predictor: Predictor, clip: SampledFrames, key: str, questions: Sequence[Sequence[str]]
+) -> list[Answered]:
+    try:
+        tubes = iter(predictor.ground(clip, [q for asked in questions for q in asked], key=key))
+        return [[next(tubes).to_dict() for _ in asked] for asked in questions]
+    except Exception as error:
+        if len(questions) > 1:  # one request's trouble is not that of the others
+            return [_answer_video(predictor, clip, key, [asked])[0] for asked in questions]
+        log.exception("the model failed on %s", key)
+        return [f"{type(error).__name__}: the model failed on this request"]

@@ -1,0 +1,100 @@
+// The list of questions and answers, each in a colour of its own (the overlay's, in the same order).
+
+const COLOURS = ["#ff8a3d", "#35b6f2", "#c58bff", "#ffd23f", "#ff6fa5", "#5ad1a0"];
+const template = document.getElementById("answer");
+
+export class Answers {
+  constructor(changed, goTo) {
+    this.list = document.getElementById("answers");
+    this.all = [];
+    this.changed = changed; // called when what is to be drawn has changed
+    this.goTo = goTo; // called with the seconds of a span
+  }
+
+  get tubes() {
+    return this.all.filter(({ tube }) => tube).map(({ tube }) => tube);
+  }
+
+  clear() {
+    this.all = [];
+    this.list.replaceChildren();
+    this.changed();
+  }
+
+  // A question on its way; `settle` gives it its tube, `fail` its trouble.
+  add(question) {
+    const taken = this.all.map(({ colour }) => colour);
+    const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[this.all.length % COLOURS.length];
+    const item = template.content.firstElementChild.cloneNode(true);
+    const entry = { question, colour, item, tube: null, shown: true };
+    item.style.setProperty("--colour", colour);
+    item.classList.add("waiting");
+    item.querySelector(".asked").textContent = question;
+    item.querySelector(".sure").textContent = "looking …";
+    for (const part of item.querySelectorAll(".span, .copy")) part.hidden = true;
+    item.querySelector(".chip").onclick = () => this.#toggle(entry);
+    item.querySelector(".remove").onclick = () => this.#remove(entry);
+    label(entry);
+    this.all.push(entry);
+    this.list.append(item);
+    this.changed();
+    return entry;
+  }
+
+  settle(entry, tube) {
+    entry.tube = tube;
+    entry.item.classList.remove("waiting");
+    const sure = entry.item.querySelector(".sure");
+    if (tube.begin_s === null) {
+      sure.textContent = tube.answer ? `no time in the answer: “${tube.answer}”` : "no answer";
+    } else {
+      const span = entry.item.querySelector(".span");
+      span.hidden = false;
+      span.textContent = `${tube.begin_s.toFixed(2)} to ${tube.end_s.toFixed(2)} s`;
+      span.onclick = () => this.goTo(tube);
+      sure.textContent = `${Math.round(100 * tube.confidence)} % sure`;
+    }
+    const copy = entry.item.querySelector(".copy");
+    copy.hidden = false;
+    copy.onclick = () => copyJson(tube, copy);
+    this.changed();
+  }
+
+  fail(entry, trouble) {
+    entry.item.classList.remove("waiting");
+    entry.item.classList.add("failed");
+    entry.item.querySelector(".sure").textContent = trouble.message;
+    this.changed();
+  }
+
+  #toggle(entry) {
+    entry.shown = !entry.shown;
+    label(entry);
+    this.changed();
+  }
+
+  #remove(entry) {
+    this.all = this.all.filter((other) => other !== entry);
+    entry.item.remove();
+    this.changed();
+    document.getElementById("question").focus();
+  }
+}
+
+function label({ item, question, shown }) {
+  const chip = item.querySelector(".chip");
+  chip.setAttribute("aria-pressed", shown);
+  chip.setAttribute("aria-label", `Show the box of: ${question}`);
+  chip.title = shown ? "Hide its box" : "Show its box";
+}
+
+export async function copyJson(value, button) {
+  const text = button.textContent;
+  try {
+    await navigator.clipboard.writeText(JSON.stringify(value));
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "The browser does not allow it";
+  }
+  setTimeout(() => (button.textContent = text), 1500);
+}

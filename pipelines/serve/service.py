@@ -1,0 +1,137 @@
+"""What the ingress does, apart from HTTP: admits requests, finds videos, asks the model, remembers the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.serve import metrics
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.problems import Problem
+from pipelines.serve.requests import check_questions
+from pipelines.serve.store import Video
+from pipelines.serve.videos import Videos
+from spacevllm.video.reader import SampledFrames
+
+READY_TIMEOUT_S = 10.0
+BUSY = Problem(429, "busy", "too many requests are waiting: try again in a moment", {"retry-after": "1"})
+_KNOWN = 10_000  # videos that the model may remember: names only
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Questions about one video. key: names its bytes. clip: its frames; None where the model may remember them."""
+
+    key: str
+    questions: Sequence[str]
+    clip: SampledFrames | None = None
+
+    @property
+    def cost(self) -> int:
+        """Frames to read, at least 1."""
+        return len(self.clip.frames) if self.clip is not None else 1
+
+
+class Service:
+    """One copy of the ingress.
+
+    Args:
+        model: handle of ``GroundModel``. folder: for the videos.
+    """
+
+    def __init__(self, config: ServeConfig, model: DeploymentHandle[Any], folder: str) -> None:
+        self.config = config
+        self.model = model
+        self.folder = folder
+        self.facts: dict[str, Any] = {}
+        self._in_work = 0
+        self._read: OrderedDict[str, None] = OrderedDict()
+
+    async def start(self) -> None:
+        """Waits for the model."""
+        self.facts = await self.model.facts.remote()
+        self.videos = Videos(self.config, self.folder, self.facts["num_frames"], self.facts["image_size"])
+
+    def close(self) -> None:
+        self.videos.close()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request as in work. Raises Problem: 429 when there are too many already."""
+        self.check_room()
+        self._in_work += 1
+        metrics.IN_WORK.inc()
+        try:
+            yield
+        finally:
+            self._in_work -= 1
+            metrics.IN_WORK.dec()
+
+    def check_room(self) -> None:
+        """Raises Problem: 429 when a request would not be admitted now."""
+        if self._in_work >= self.config.max_requests:
+            raise BUSY
+
+    async def health(self) -> dict[str, Any]:
+        """Facts of the model as they are now. Raises Problem: 503 when it does not answer."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                facts: dict[str, Any] = await self.model.facts.remote()
+        except Exception as error:
+            raise Problem(503, "not_ready", f"the model does not answer ({type(error).__name__})") from None
+        return facts
+
+    async def ground(self, video: Video, questions: Sequence[str], name: str = "") -> list[dict[str, Any]]:
+        """One tube in JSON form for each question; what was asked before is asked anew.
+
+        Args:
+            name: what the tubes call the video; default: its name.
+        """
+        tubes = None
+        if video.id in self._read:  # its frames need not travel
+            tubes = await self._ask(Ask(video.id, questions))
+        if tubes is None:
+            tubes = await self._ask(Ask(video.id, questions, await self.videos.frames(video)))
+        if tubes is None:
+            raise Problem(500, "internal_error", "the model took the frames and did not answer")
+        self._note(video.id)
+        tubes = [{**tube, "video": name or video.name} for tube in tubes]
+        await asyncio.to_thread(self.videos.store.remember, video, tubes)
+        return tubes
+
+    async def overlay(self, video: Video, questions: Sequence[str]) -> Path:
+        """An MP4 with the tubes of these questions, or of the last one asked. Raises Problem: 404 when none was."""
+        asked = await asyncio.to_thread(self.videos.store.asked, video)
+        if not questions:
+            if not asked:
+                raise Problem(404, "nothing_asked", f"{video.name}: nothing was asked about it yet; give a `question`")
+            return await self.videos.draw(video, asked[-1:])
+        check_questions(questions, self.config)
+        known = {tube["question"]: tube for tube in asked}
+        new = [question for question in dict.fromkeys(questions) if question not in known]
+        if new:
+            known |= {tube["question"]: tube for tube in await self.ground(video, new)}
+        return await self.videos.draw(video, [known[question] for question in questions])
+
+    async def _ask(self, ask: Ask) -> list[dict[str, Any]] | None:
+        try:
+            tubes: list[dict[str, Any]] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
+        except BackPressureError:
+            raise BUSY from None
+        except DeploymentUnavailableError:
+            raise Problem(503, "not_ready", "the model is not there") from None
+        return tubes
+
+    def _note(self, video_id: str) -> None:
+        self._read[video_id] = None
+        self._read.move_to_end(video_id)
+        while len(self._read) > _KNOWN:
+            self._read.popitem(last=False)

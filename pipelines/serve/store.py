@@ -1,0 +1,150 @@
+"""Videos that were sent or named, on disk: one folder each, within a byte budget; unused for longest, first to leave.
+
+An upload's id is the SHA-256 of its bytes, so that names mean nothing and the same video is kept once. A file below the
+media root stays where it is; its id is that of its address and version. A video enters only after it was decoded. The
+folder may be shared by several processes: everything appears by one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pipelines import storage
+from pipelines.serve.problems import Problem
+
+ID = re.compile(r"video-[0-9a-f]{40}")
+ABOUT, ASKED, CONTENT, INCOMING = "about.json", "asked.json", "content", ".incoming"
+TUBES_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that can be asked.
+
+    Attributes:
+        id: names its bytes. name: as the client called it.
+        path: of its bytes on this machine. version: of a file that is not the store's own, ``""`` for one that is.
+        facts: width, height, fps, num_frames, duration_s, codec, container.
+    """
+
+    id: str
+    name: str
+    path: str
+    version: str
+    facts: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What clients see of it."""
+        return {"id": self.id, "name": self.name, "probe": dict(self.facts)}
+
+
+class VideoStore:
+    """Blocking; safe to use from several threads and processes.
+
+    Args:
+        folder: local; made if need be. max_bytes: budget of what was sent and drawn.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int) -> None:
+        self.root = Path(folder)
+        self.max_bytes = max_bytes
+        (self.root / INCOMING).mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """An empty folder for a video on its way in; what is left of it at the end is removed."""
+        with tempfile.TemporaryDirectory(dir=self.root / INCOMING, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+    def get(self, video_id: str) -> Video | None:
+        """None if it was never here, has left, or is a file that has changed."""
+        if not ID.fullmatch(video_id):
+            return None
+        folder = self.root / video_id
+        try:
+            video = Video(**storage.read_json(folder / ABOUT))
+            os.utime(folder)
+        except OSError:
+            return None
+        if video.version and storage.version(video.path) != video.version:
+            return None
+        return video
+
+    def add(self, incoming: Path, video: Video) -> Video:
+        """Keeps ``incoming``, which may hold ``content``, as ``video``; makes room for it."""
+        target = self.root / video.id
+        if not video.version:
+            video = Video(**{**asdict(video), "path": str(target / CONTENT)})
+        storage.write_json(incoming / ABOUT, asdict(video))
+        with suppress(OSError):  # somebody else has just added the same
+            os.rename(incoming, target)
+        self._trim(keep=video.id)
+        return self.get(video.id) or video
+
+    def remember(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> None:
+        """Keeps the answers to what was asked about ``video``, the latest last."""
+        asked = {tube["question"]: tube for tube in self.asked(video)}
+        for tube in tubes:
+            asked.pop(tube["question"], None)
+            asked[tube["question"]] = dict(tube)
+        with suppress(OSError):  # it has left in the meantime
+            if (self.root / video.id).is_dir():
+                storage.write_json(self.root / video.id / ASKED, list(asked.values())[-TUBES_KEPT:])
+
+    def asked(self, video: Video) -> list[dict[str, Any]]:
+        try:
+            tubes: list[dict[str, Any]] = storage.read_json(self.root / video.id / ASKED)
+        except OSError:
+            return []
+        return tubes
+
+    def folder(self, video: Video) -> Path:
+        """For what is made of it."""
+        return self.root / video.id
+
+    def _trim(self, keep: str) -> None:
+        folders = sorted(self._folders(), key=lambda entry: entry.stat().st_mtime)
+        sizes = {folder: sum(file.stat().st_size for file in os.scandir(folder)) for folder in folders}
+        total = sum(sizes.values())
+        for folder in folders:
+            if total <= self.max_bytes:
+                return
+            if folder.name != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= sizes[folder]
+
+    def _folders(self) -> Iterator[Path]:
+        return (folder for folder in self.root.iterdir() if ID.fullmatch(folder.name))
+
+
+def content_id(path: Path) -> str:
+    """The id of a file's bytes."""
+    with path.open("rb") as file:
+        return _id(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def address_id(uri: str, version: str) -> str:
+    """The id of a file that stays where it is."""
+    return _id(hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest())
+
+
+def save_upload(upload: IO[bytes], path: Path) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(upload, file, 1 << 20)
+
+
+def _id(digest: str) -> str:
+    return f"video-{digest[:40]}"
+
+
+def missing(video: str) -> Problem:
+    return Problem(404, "missing_video", f"{video[:200]}: no such video")

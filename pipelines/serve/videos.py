@@ -1,0 +1,198 @@
+"""From what a client sent or named to a video with its frames. Decoding and drawing happen in processes that can be
+killed, so a hostile file costs its own request and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipelines import storage
+from pipelines.serve import sources
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.metrics import DECODE_SECONDS
+from pipelines.serve.problems import Problem
+from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
+from spacevllm.drawing.overlay import draw_overlay
+from spacevllm.tube import Tube
+from spacevllm.video.errors import VideoError
+from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.probe import VideoInfo
+from spacevllm.video.reader import SampledFrames
+from spacevllm.video.resize import sample_resized
+
+log = logging.getLogger(__name__)
+
+
+class Videos:
+    """Every video the server may be asked about, and the frames of those not asked yet.
+
+    Args:
+        folder: of the store. num_frames, image_size: what the model sees.
+    """
+
+    def __init__(self, config: ServeConfig, folder: str, num_frames: int, image_size: int) -> None:
+        self.config = config
+        self.num_frames, self.image_size = num_frames, image_size
+        self.store = VideoStore(folder, config.store_mb << 20)
+        self._frames = _Frames(config.frames_mb << 20)
+        self._decoders = _Pool(config.decoders, config.decode_timeout_s, config.decode_memory_mb)
+        self._drawers = _Pool(1, config.draw_timeout_s, config.decode_memory_mb)
+
+    async def receive(self, upload: IO[bytes], name: str) -> Video:
+        """A video that was sent. Raises Problem: 422 if it cannot be decoded."""
+
+        async def save(path: Path) -> None:
+            await asyncio.to_thread(save_upload, upload, path)
+
+        return await self._take_in(save, name)
+
+    async def find(self, named: str) -> Video:
+        """A video by its id, path or URI.
+
+        Raises:
+            Problem: 403, 404 it may not be named, or is not there; 422 it cannot be decoded; see ``sources.fetch``.
+        """
+        if ID.fullmatch(named):
+            return await self.get(named)
+        uri = sources.resolve(named, self.config.media_root, self.config.allowed_uris)
+        if "://" not in uri:
+            return await self._find_local(uri, named)
+
+        async def save(path: Path) -> None:
+            with path.open("wb") as file:
+                await sources.fetch(uri, file, self.config)
+
+        return await self._take_in(save, named)
+
+    async def get(self, video_id: str) -> Video:
+        """A video by its id alone. Raises Problem: 404."""
+        video = await asyncio.to_thread(self.store.get, video_id)
+        if video is None:
+            raise Problem(404, "unknown_video", f"{video_id[:60]}: not here, or not any more; send it again")
+        return video
+
+    async def frames(self, video: Video) -> SampledFrames:
+        """What the model sees of it. Raises Problem: 422 if it cannot be decoded (any more)."""
+        return self._frames.get(video.id) or await self._decode(video.path, video)
+
+    async def draw(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> Path:
+        """An MP4 of the video with these tubes (in JSON form) drawn in; drawn once. Raises Problem: 422."""
+        digest = hashlib.sha256(json.dumps(tubes, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.store.folder(video) / f"overlay-{digest}.mp4"
+        if not path.exists():
+            drawn = [Tube.from_dict(tube) for tube in tubes]
+            await self._guarded(self._drawers, video.name, draw_overlay, video.path, drawn, str(path))
+        return path
+
+    def close(self) -> None:
+        self._decoders.close()
+        self._drawers.close()
+
+    async def _find_local(self, path: str, named: str) -> Video:
+        try:
+            version = await asyncio.to_thread(storage.version, path)
+        except OSError:  # a name that is too long, a folder that may not be read
+            version = ""
+        if not version or os.path.isdir(path):
+            raise missing(named)
+        video_id = address_id(path, version)
+        return self.store.get(video_id) or await self._admit(video_id, named, path, version)
+
+    async def _take_in(self, save: Callable[[Path], Any], name: str) -> Video:
+        with self.store.incoming() as folder:
+            await save(folder / CONTENT)
+            video_id = await asyncio.to_thread(content_id, folder / CONTENT)
+            known = self.store.get(video_id)
+            return known or await self._admit(video_id, name, str(folder / CONTENT), "", folder)
+
+    async def _admit(self, video_id: str, name: str, path: str, version: str, folder: Path | None = None) -> Video:
+        """Decodes it; what cannot be decoded never enters the store."""
+        video = Video(video_id, name, path, version, {})
+        clip = await self._decode(path, video)
+        video = Video(video_id, name, path, version, _facts(clip.info))
+        self._frames.put(video_id, clip)
+        if folder is not None:
+            return await asyncio.to_thread(self.store.add, folder, video)
+        with self.store.incoming() as empty:
+            return await asyncio.to_thread(self.store.add, empty, video)
+
+    async def _decode(self, path: str, video: Video) -> SampledFrames:
+        config = self.config
+        limits = config.max_pixels, config.max_frames
+        with DECODE_SECONDS.time():
+            clip: SampledFrames = await self._guarded(
+                self._decoders, video.name, sample_resized, path, self.num_frames, self.image_size, *limits
+            )
+        if clip.info.duration_s == 0:
+            raise Problem(422, "still_image", f"{video.name} is a picture: it has no time to ask about")
+        if clip.info.duration_s > config.max_duration_s:
+            seconds = f"{clip.info.duration_s:.0f} s, at most {config.max_duration_s:.0f} s are taken"
+            raise Problem(422, "too_large", f"{video.name} lasts {seconds}")
+        return clip
+
+    async def _guarded(
+        self, pool: _Pool, name: str, function: Callable[..., Any], path: str, *arguments: Any
+    ) -> Any:  # fmt: skip
+        async with pool.one() as child:
+            try:
+                return await asyncio.to_thread(child.run, function, path, *arguments)
+            except VideoError as error:
+                detail = str(error).replace(path, name)
+                log.warning("%s: %s", error.reason, detail)
+                raise Problem(422, error.reason, detail) from None
+
+
+class _Pool:
+    """Processes that can be killed, each for one video at a time."""
+
+    def __init__(self, count: int, timeout_s: float, memory_mb: int | None) -> None:
+        self.free: asyncio.Queue[GuardedSampler] = asyncio.Queue()
+        for _ in range(count):
+            self.free.put_nowait(GuardedSampler(timeout_s, memory_mb))
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[GuardedSampler]:
+        child = await self.free.get()
+        try:
+            yield child
+        finally:
+            self.free.put_nowait(child)  # one that a cancelled request left busy lets the next wait
+
+    def close(self) -> None:
+        while not self.free.empty():
+            self.free.get_nowait().close()
+
+
+class _Frames:
+    """Decoded videos within a byte budget, the one used longest ago leaves first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.kept: OrderedDict[str, SampledFrames] = OrderedDict()
+
+    def get(self, key: str) -> SampledFrames | None:
+        if key in self.kept:
+            self.kept.move_to_end(key)
+        return self.kept.get(key)
+
+    def put(self, key: str, clip: SampledFrames) -> None:
+        if key in self.kept:
+            return
+        self.kept[key] = clip
+        self.bytes += clip.frames.nbytes
+        while self.bytes > self.max_bytes:
+            self.bytes -= self.kept.popitem(last=False)[1].frames.nbytes
+
+
+def _facts(info: VideoInfo) -> dict[str, Any]:
+    names = ("width", "height", "num_frames", "duration_s", "codec", "container")
+    return {name: getattr(info, name) for name in names} | {"fps": float(info.fps)}

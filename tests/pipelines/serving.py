@@ -1,0 +1,177 @@
+"""What the tests of the service share: an untrained tiny model on disk, a free port, problem documents, bad files."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from collections.abc import Callable
+
+import torch
+
+from spacevllm.model.configuration import tiny_config
+from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.tokenizer import build_tiny_tokenizer
+from spacevllm.predictor import Predictor
+
+QUESTIONS = ["the small red circle while it moves left", "what grows?"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def untrained():
+    tokenizer = build_tiny_tokenizer([*QUESTIONS, "From 1.00s to 2.00s."])
+    config = tiny_config(len(tokenizer))
+    return Predictor(SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config))
+
+
+def decided(answer):
+    """An untrained model whose language model says ``answer`` to everything; its boxes are its own.
+
+    Layers pass on what they get, and the answer is one token whose embedding follows the prompt's last one and is
+    followed by the end.
+    """
+    tokenizer = build_tiny_tokenizer([*QUESTIONS, answer])
+    tokenizer.add_tokens([answer])
+    config = tiny_config(len(tokenizer))
+    model, processor = SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config)
+    last = processor.segment(Question("stvg", QUESTIONS[0])).ids[-1]
+    said = tokenizer.convert_tokens_to_ids(answer)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        for table in (
+            model.get_input_embeddings().weight,
+            model.lm_head.weight,
+        ):  # one and the same where they are tied
+            table[[last, said, processor.end_of_turn]] = 0
+            table[last, 0] = 1
+            table[said, :2] = torch.tensor([2.0, 1.0])
+            table[processor.end_of_turn, 1] = 10
+    return Predictor(model, processor)
+
+
+def assert_problem(response, status, reason):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["reason"] == reason
+    assert response.json()["status"] == status
+
+
+# -- bad files -------------------------------------------------------------------------------------------------------
+
+Mutation = Callable[[random.Random, bytearray], bytearray]
+
+
+def mutate(dice: random.Random, whole: bytes) -> bytes:
+    """One to three random damages, of the bytes or of the structure of an MP4."""
+    data = bytearray(whole)
+    for _ in range(dice.randint(1, 3)):
+        data = dice.choice(MUTATIONS)(dice, data) or bytearray(b"\0")
+    return bytes(data)
+
+
+def _place(dice, data, width=1):
+    return dice.randrange(max(1, len(data) - width))
+
+
+def _flip_bits(dice, data):
+    for _ in range(dice.randint(1, 64)):
+        data[_place(dice, data)] ^= 1 << dice.randrange(8)
+    return data
+
+
+def _damage_index(dice, data):
+    """The index (moov) decides what is read and how large it is believed to be."""
+    start = max(data.find(b"moov"), 0)
+    for _ in range(dice.randint(1, 16)):
+        data[start + dice.randrange(max(1, len(data) - start))] = dice.choice((0, 1, 0x7F, 0x80, 0xFF))
+    return data
+
+
+def _cut(dice, data):
+    return data[: _place(dice, data)]
+
+
+def _erase(dice, data):
+    start = _place(dice, data)
+    data[start : start + dice.randint(1, 400)] = b""
+    return data
+
+
+def _repeat(dice, data):
+    start = _place(dice, data)
+    piece = data[start : start + dice.randint(1, 400)]
+    return data[:start] + piece * dice.randint(2, 20) + data[start:]
+
+
+def _zeros(dice, data):
+    start = _place(dice, data)
+    length = min(dice.randint(1, 400), len(data) - start)
+    data[start : start + length] = bytes(length)
+    return data
+
+
+def _noise(dice, data):
+    start = _place(dice, data)
+    data[start : start + dice.randint(0, 100)] = dice.randbytes(dice.randint(1, 100))
+    return data
+
+
+def _wrong_size(dice, data):
+    """A box that claims to be huge, empty or negative."""
+    kind = dice.choice((b"moov", b"trak", b"mdia", b"stbl", b"stsd", b"mdat", b"avcC", b"stsz"))
+    at = data.find(kind)
+    if at >= 4:
+        data[at - 4 : at] = struct.pack(">I", dice.choice((0, 1, 7, 8, 0x7FFFFFFF, 0xFFFFFFFF)))
+    return data
+
+
+def _wrong_table(dice, data):
+    """Counts and entries of the sample tables, time scale, width and height: millions instead of a few."""
+    kind = dice.choice((b"stts", b"ctts", b"stsz", b"stco", b"stsc", b"stss", b"mvhd", b"mdhd", b"tkhd", b"avc1"))
+    at = data.find(kind)
+    if at >= 0:
+        offset = at + 4 + 4 * dice.randint(0, 20)
+        data[offset : offset + 4] = struct.pack(">I", dice.choice((0, 1, 65535, 1 << 24, 0x7FFFFFFF, 0xFFFFFFFF)))
+    return data
+
+
+def _other_head(dice, data):
+    """The beginning of another kind of file, playlists among them, which name other files and hosts."""
+    heads = (
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://127.0.0.1/'/></svg>",
+        b"\x1a\x45\xdf\xa3",
+        b"RIFF\xff\xff\xff\x7fAVI LIST",
+        b"GIF89a\xff\xff\xff\xff",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xff\xff\xff",
+        b"PK\x03\x04",
+        b"%PDF-1.7\n",
+        b"\x80\x04cposix\nsystem\n(S'true'\ntR.",
+    )
+    return bytearray(dice.choice(heads)) + data[dice.choice((0, 40, 400)) :]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    _flip_bits,
+    _damage_index,
+    _damage_index,
+    _cut,
+    _erase,
+    _repeat,
+    _zeros,
+    _noise,
+    _wrong_size,
+    _wrong_size,
+    _wrong_table,
+    _wrong_table,
+    _other_head,
+)

@@ -1,0 +1,219 @@
+"""The page in a real Chromium against the real service, which asks for a key; and OpenAI's own client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from serving import QUESTIONS, assert_problem, decided, free_port
+
+from pipelines.cluster import ray_session
+from pipelines.serve import ServeConfig
+from pipelines.serve.server import service
+from tests.conftest import write_mp4
+
+sync_api = pytest.importorskip("playwright.sync_api")
+openai = pytest.importorskip("openai")
+
+pytestmark = pytest.mark.slow
+KEY = "a-key-of-tests-only"
+SIZE, FPS = (320, 240), 8
+SHOWS = f"frame => !video.seeking && Math.floor(timeline.ariaValueNow * {FPS} + .01) === frame"
+COLOURS = [(0xFF, 0x8A, 0x3D), (0x35, 0xB6, 0xF2)]  # of the first and the second answer
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    write_mp4(root / "clip.mp4", num_frames=32, size=SIZE, fps=FPS)
+    (root / "text.mp4").write_text("no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(media, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decided") / "model"
+    decided("From 1.00s to 3.00s.").save(folder)
+    config = ServeConfig(model=str(folder), port=free_port(), media_root=str(media), api_key=KEY, max_inline_mb=1)
+    with ray_session(), service(config) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Chromium as the machine has it, or as Playwright installed it."""
+    with sync_api.sync_playwright() as playwright:
+        own = shutil.which("chromium") or shutil.which("google-chrome")
+        try:
+            browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no browser: {error}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(chromium, url, request):
+    context = chromium.new_context(color_scheme=request.param, viewport={"width": 1200, "height": 800})
+    opened = context.new_page()
+    opened.set_default_timeout(30_000)
+    opened.failures = []
+    opened.on("pageerror", lambda error: opened.failures.append(str(error)))
+    opened.goto(url)
+    yield opened
+    assert opened.failures == []
+    context.close()
+
+
+def open_video(page, path):
+    page.fill("#key", KEY)
+    page.press("#key", "Enter")
+    page.wait_for_selector("#key-form", state="hidden")
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#work")
+
+
+def ask(page, question):
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+    page.wait_for_selector(".answer .span >> visible=true")
+
+
+def drawn(page, colour):
+    """The bounding box (x1, y1, x2, y2) of what is of ``colour`` on the video, in CSS pixels from its corner."""
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#screen").screenshot())).convert("RGB")).astype(int)
+    rows, columns = np.nonzero(np.abs(picture - colour).max(2) < 40)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_upload_ask_and_the_box_is_where_the_answer_says(page, client, media):
+    open_video(page, media / "clip.mp4")
+    ask(page, QUESTIONS[0])
+    with (media / "clip.mp4").open("rb") as file:
+        [tube] = client.post("/v1/ground", files={"file": file}, data={"question": QUESTIONS[0]}).json()["tubes"]
+    assert (tube["begin_s"], tube["end_s"]) == (1.0, 3.0) and len(tube["boxes"]) == 16
+    assert page.text_content(".answer .span") == "1.00 to 3.00 s"
+    page.evaluate("document.querySelector('#video').pause()")
+    size = page.locator("#screen").bounding_box()
+    for frame in (9, 16, 22):
+        page.evaluate("seconds => { video.currentTime = seconds }", (frame + 0.5) / FPS)
+        page.wait_for_function(SHOWS, arg=frame)
+        expected = np.array(next(box[1:] for box in tube["boxes"] if box[0] == frame)) * size["width"] / SIZE[0]
+        np.testing.assert_allclose(drawn(page, COLOURS[0]), expected, atol=4)  # half a line, and rounding
+    page.keyboard.press("Escape")
+    for key, frame in (("ArrowRight", 23), ("ArrowLeft", 22), ("End", 31)):
+        page.keyboard.press(key)
+        page.wait_for_function(SHOWS, arg=frame)
+    assert page.locator("#boxes rect").count() == 0  # after the span there is no box
+
+
+def test_several_questions_by_keyboard(page, media):
+    open_video(page, media / "clip.mp4")
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    for question in QUESTIONS:
+        page.keyboard.type(question)
+        page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('.track i').length === 2")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    page.wait_for_function("document.querySelectorAll('#boxes .line').length === 2")
+    page.locator(".chip").nth(1).press("Space")
+    assert page.locator(".chip").nth(1).get_attribute("aria-pressed") == "false"
+    page.wait_for_function("document.querySelectorAll('#boxes .line').length === 1")
+    page.locator(".remove").first.click()
+    assert page.locator(".answer").count() == 1
+    page.reload()
+    page.set_input_files("#file", media / "clip.mp4")  # this tab keeps the key, this browser the questions
+    assert page.locator("#earlier li").all_text_contents() == QUESTIONS[::-1]
+
+
+def test_a_video_by_its_name_and_kind_errors(page, media):
+    open_video(page, media / "clip.mp4")
+    page.click("#another")
+    page.set_input_files("#file", media / "text.mp4")
+    page.wait_for_selector("text=This file is not a video that can be read.")
+    page.fill("#address", "../etc/passwd")
+    page.press("#address", "Enter")
+    page.wait_for_selector("text=The server may not read this address.")
+    page.fill("#address", "clip.mp4")
+    page.press("#address", "Enter")
+    page.wait_for_function("video.readyState >= 2 && !document.querySelector('#work').hidden")
+    assert page.is_hidden("#trouble")
+    ask(page, "<img src=x onerror=alert(1)>")
+    assert page.text_content(".answer .asked") == "<img src=x onerror=alert(1)>"
+    assert page.locator("main img").count() == 0
+
+
+def test_fits_a_phone(chromium, url, media):
+    context = chromium.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto(url)
+    open_video(page, media / "clip.mp4")
+    ask(page, "a question that is so long that it needs several lines, with awordthathasnoplacewhereitcouldbebroken")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_the_key_is_needed_everywhere_but_for_the_page(client, url):
+    for address in ("/v1/videos", "/v1/ground", "/v1/chat/completions", "/metrics", "/v1/models", "/nowhere"):
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
+            refused = httpx.get(url + address, headers=headers)
+            assert_problem(refused, 401, "no_key")
+            assert refused.headers["www-authenticate"] == "Bearer"
+    for address in ("/", "/page/main.js", "/page/settings.json", "/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert httpx.get(url + address).status_code == 200
+    assert "default-src 'none'" in httpx.get(url).headers["content-security-policy"]
+
+
+def parts(url, text=QUESTIONS[0]):
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def test_openais_client(url, client, media):
+    chat = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+    inline = "data:video/mp4;base64," + base64.b64encode((media / "clip.mp4").read_bytes()).decode()
+    video = client.post("/v1/videos", json={"uri": "clip.mp4"}).json()["id"]
+    [tube] = client.post("/v1/ground", json={"video": video, "question": QUESTIONS[0]}).json()["tubes"]
+    model = chat.models.list().data[0].id
+    for source in (inline, video, "clip.mp4"):
+        answer = chat.chat.completions.create(model=model, messages=parts(source))
+        sentence, facts = answer.choices[0].message.content.split("\n")
+        assert sentence == "From 1.00s to 3.00s."
+        assert json.loads(facts)["boxes"] == tube["boxes"] and json.loads(facts)["span"] == [1.0, 3.0]
+    pieces = chat.chat.completions.create(model=model, messages=parts(video), stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert text.startswith("From 1.00s to 3.00s.\n")
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (parts("clip.mp4", " "), "no_question"),
+        ([{"role": "user", "content": "where?"}], "no_video"),
+        (parts("data:video/mp4;base64,%%%"), "bad_request"),
+        (parts("data:text/plain,hello"), "bad_request"),
+        (parts("data:video/mp4;base64,AAAA"), "not_a_video"),
+        (parts("/etc/passwd"), "outside_media_root"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "bad_request"),
+        ([], "bad_request"),
+    ],
+)
+def test_openais_client_gets_problems(url, messages, reason):
+    chat = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+    with pytest.raises(openai.APIStatusError) as error:
+        chat.chat.completions.create(model="m", messages=messages)
+    assert error.value.body["reason"] == reason

@@ -1,0 +1,100 @@
+"""The store of videos and the model's batches, each by itself: real files, an untrained model, no Ray."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving import QUESTIONS, untrained
+
+from pipelines.serve.model import answer_batch
+from pipelines.serve.service import Ask
+from pipelines.serve.store import CONTENT, Video, VideoStore, content_id, save_upload
+from spacevllm.memories import VideoMemories
+from spacevllm.predictor import Predictor
+from spacevllm.video.resize import sample_resized
+from tests.conftest import write_mp4
+
+
+def put(store, content, name="a.mp4"):
+    with store.incoming() as folder:
+        save_upload(io.BytesIO(content), folder / CONTENT)
+        video = Video(content_id(folder / CONTENT), name, str(folder / CONTENT), "", {"fps": 8.0})
+        return store.add(folder, video)
+
+
+def test_the_same_bytes_are_kept_once(tmp_path):
+    store = VideoStore(tmp_path, 1000)
+    first, again = put(store, b"x" * 100), put(store, b"x" * 100, "other.mp4")
+    assert first.id == again.id and again.name == "a.mp4"
+    assert Path(first.path).read_bytes() == b"x" * 100
+    assert VideoStore(tmp_path, 1000).get(first.id) == first  # another process sees it
+    assert not os.listdir(tmp_path / ".incoming")
+
+
+def test_the_one_unused_for_longest_leaves(tmp_path):
+    store = VideoStore(tmp_path, 1500)
+    videos = [put(store, bytes([i]) * 400) for i in range(2)]
+    for age, video in enumerate(videos):
+        os.utime(tmp_path / video.id, (age, age))
+    assert store.get(videos[0].id)  # used just now
+    videos.append(put(store, b"c" * 400))
+    assert [store.get(video.id) is not None for video in videos] == [True, False, True]
+    large = put(store, b"d" * 5000)  # larger than all of the budget: for whoever just sent it
+    assert store.get(large.id) and store.get(videos[0].id) is None
+
+
+def test_what_was_asked_is_remembered_in_order(tmp_path):
+    store = VideoStore(tmp_path, 1000)
+    video = put(store, b"x")
+    assert store.asked(video) == []
+    store.remember(video, [{"question": "a", "n": 1}, {"question": "b", "n": 1}])
+    store.remember(video, [{"question": "a", "n": 2}])
+    assert store.asked(video) == [{"question": "b", "n": 1}, {"question": "a", "n": 2}]
+
+
+@pytest.mark.parametrize("name", ["video-" + "0" * 40, "../x", "", "video-" + "0" * 39 + "/", ".incoming"])
+def test_ids_that_are_none(tmp_path, name):
+    assert VideoStore(tmp_path, 10).get(name) is None
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    bare = untrained()
+    return Predictor(bare.model, bare.processor, memories=VideoMemories(1 << 30))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, predictor):
+    root = tmp_path_factory.mktemp("clips")
+    paths = [write_mp4(root / f"{i}.mp4", num_frames=12 + i, shade=90 * i) for i in range(2)]
+    return [sample_resized(str(path), predictor.num_frames, predictor.image_size) for path in paths]
+
+
+def test_a_batch_answers_each_as_alone(predictor, clips):
+    asks = [Ask("0", QUESTIONS, clips[0]), Ask("1", QUESTIONS[:1], clips[1]), Ask("0", QUESTIONS[1:], clips[0])]
+    answers = answer_batch(predictor, asks)
+    for ask, answer in zip(asks, answers, strict=True):
+        [alone] = answer_batch(predictor, [Ask(f"{ask.key} alone", ask.questions, ask.clip)])
+        assert [tube["question"] for tube in answer] == list(ask.questions)
+        for got, expected in zip(answer, alone, strict=True):
+            assert got["answer"] == expected["answer"]
+            np.testing.assert_allclose(got["boxes"], expected["boxes"], atol=0.05)
+
+
+def test_what_is_remembered_needs_no_frames(predictor, clips):
+    assert answer_batch(predictor, [Ask("new", QUESTIONS)]) == [None]
+    [first] = answer_batch(predictor, [Ask("new", QUESTIONS, clips[0])])
+    [again] = answer_batch(predictor, [Ask("new", QUESTIONS)])
+    assert [tube["answer"] for tube in again] == [tube["answer"] for tube in first]
+    assert Ask("new", QUESTIONS).cost == 1 and Ask("new", QUESTIONS, clips[0]).cost == predictor.num_frames
+
+
+def test_one_bad_request_costs_itself(predictor, clips):
+    bad = Ask("0", [None], clips[0])
+    good = Ask("0", QUESTIONS, clips[0])
+    answers = answer_batch(predictor, [good, bad, good])
+    assert isinstance(answers[1], str) and len(answers[0]) == len(answers[2]) == 2
