@@ -22,6 +22,9 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the client's own name; it is rea
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _FRAMES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+if folder := os.environ.get(FOLDER_VARIABLE):
+    os.makedirs(folder, exist_ok=True)  # other machines of a cluster do not have it yet
+
 REQUESTS = Counter("spacevllm_requests", "Requests answered.", ["route", "status"])
 REQUEST_SECONDS = Histogram("spacevllm_request_seconds", "From a request to its answer.", ["route"], buckets=_SECONDS)
 IN_WORK = Gauge("spacevllm_requests_in_work", "Requests in work or in line.", multiprocess_mode="livesum")
@@ -34,7 +37,7 @@ VIDEOS_READ = Counter("spacevllm_videos_read", "Videos that the model had to rea
 VIDEOS_REMEMBERED = Counter("spacevllm_videos_remembered", "Videos that the model knew already.")
 MEMORY_BYTES = Gauge("spacevllm_memory_bytes", "Bytes of remembered videos.", ["place"], multiprocess_mode="livesum")
 
-if folder := os.environ.get(FOLDER_VARIABLE):
+if folder:
     atexit.register(mark_process_dead, os.getpid(), folder)
 
 

@@ -81,7 +81,11 @@ class Videos:
 
     async def frames(self, video: Video) -> SampledFrames:
         """What the model sees of it. Raises Problem: 422 if it cannot be decoded (any more)."""
-        return self._frames.get(video.id) or await self._decode(video.path, video)
+        clip = self._frames.get(video.id)
+        if clip is None:
+            clip = await self._decode(video.path, video)
+            self._frames.put(video.id, clip)
+        return clip
 
     async def draw(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> Path:
         """An MP4 of the video with these tubes (in JSON form) drawn in; drawn once. Raises Problem: 422."""
