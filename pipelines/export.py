@@ -29,7 +29,8 @@ Write = Callable[[str, Rows], int]  # a name for its files and one video's rows;
 
 def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
     """Writes the wanted answers in each of ``formats``; returns how many tubes each holds (jsonl: answers)."""
-    folder, counts = storage.join(out, "exports"), dict.fromkeys(formats, 0)
+    folder = storage.join(out, "exports")
+    counts: dict[str, int] = dict.fromkeys(formats, 0)
     if not formats:
         return {}
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -112,7 +112,7 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     for split in splits or [""]:
         names |= set(read_records(folder, split, ["media"])["media"].to_pylist())
     root = storage.absolute(folder)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(names):
         uri = storage.join(root, name)
         rows.append({"id": instance_id(name), "uri": uri, "media": name, "version": storage.version(uri)})
@@ -181,18 +181,18 @@ def _version(uri: str) -> str:
 
 def _rows(entries: Iterable[Entry], versions: dict[str, str]) -> pa.Table:
     """Entries about the same part of a video are one row."""
-    rows: dict[tuple[str, float, float], dict[str, object]] = {}
+    rows: dict[tuple[str, float, float], dict[str, Any]] = {}
     for uri, begin_s, end_s, question, error in entries:
         begin_s = begin_s or None  # from second 0 is from the start
         part = () if begin_s is None and end_s is None else (begin_s or 0.0, end_s)
         version = versions.get(uri, error)  # of a broken row: what is wrong with it
-        row = {"uri": uri, "media": uri, "version": version, "begin_s": begin_s, "end_s": end_s}
+        row: dict[str, Any] = {"uri": uri, "media": uri, "version": version, "begin_s": begin_s, "end_s": end_s}
         key = (uri, begin_s or 0.0, end_s or float("inf"))
         row = rows.setdefault(key, {"id": instance_id(uri, *part), "questions": [], "error": error} | row)
         if question or error:
-            row["questions"] = list(dict.fromkeys([*row["questions"], question]))  # type: ignore[misc]
+            row["questions"] = list(dict.fromkeys([*row["questions"], question]))
     return _table([rows[key] for key in sorted(rows)])
 
 
-def _table(rows: list[dict[str, object]]) -> pa.Table:
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{"questions": [], "error": ""} | row for row in rows], schema=SCHEMA)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spacevllm.model.answers import format_boxes, format_span
-from spacevllm.tube import Span
+from spacevllm.tube import ABSENT, Span
 
 if TYPE_CHECKING:  # the model reads these words, too, and needs no pyarrow for it
     from spacevllm.data.instance import Instance
@@ -29,6 +29,8 @@ def answer_text(instance: Instance, boxes: np.ndarray | None = None) -> str:
         boxes: (K, 4) xyxy in [0, 1] of the sampled frames in the span, where boxes are written as text.
     """
     written = "" if boxes is None else format_boxes(boxes)
+    if not instance.present:
+        return ABSENT
     if instance.task in ("stvg", "vtg"):
         assert instance.begin_s is not None and instance.end_s is not None  # Instance checks it
         span = format_span(Span(instance.begin_s, instance.end_s))
