@@ -253,6 +253,42 @@ def ground(
 
 
 @app.command()
+def search(
+    question: Annotated[str, typer.Argument(help="What to look for, in plain words.", metavar="QUESTION")],
+    model: Model,
+    videos: Annotated[
+        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
+    ],
+    out: Out,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Look for one thing in a whole archive.
+
+    OUT/page/report.html shows the clips, the surest first; searching again in OUT asks only what is new.
+    """
+    from jobs.search import run
+
+    return run(question, model, videos, out, overrides or [], dry_run)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    scores: Annotated[str, typer.Option(help="Output folder of evaluate, on held-out questions.", metavar="DIR")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Fit a model's confidences, so that it can say: it is not there.
+
+    Writes MODEL/calibration.json; needs scores on a data set that also asks about what does not occur.
+    """
+    from jobs.calibrate import run
+
+    return run(model, scores, overrides or [], dry_run)
+
+
+@app.command()
 def report(
     tubes: Annotated[str, typer.Option(help="Output folder of ground.", metavar="DIR")],
     out: Out,

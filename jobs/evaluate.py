@@ -25,7 +25,7 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     if dry_run:
         return show_plan("evaluate", config, f"{read_records(data, config.split, ['id']).num_rows} questions")
     summary = evaluate(config)
-    print("\n".join(score_lines(summary)))
+    print("\n".join([*score_lines(summary), *presence_line(summary)]))
     finish(f"scores: {storage.join(out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
     return 0
 
@@ -63,6 +63,12 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{title:<28}{_numbers(values)}  ({values['n_queries']} questions)"
         for name, values in scores.get("baselines", {}).items():
             yield f"  {name:<26}{_numbers(values)}"
+
+
+def presence_line(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A line about questions whose answer is that it is not there; none without such questions."""
+    if found := summary.get("presence"):
+        yield f"{'presence':<28}{_numbers(found)}  ({found['n_present']} there, {found['n_absent']} not)"
 
 
 def _numbers(scores: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 from jobs.common import finish, resolve, show_plan
 from pipelines import storage
 from pipelines.progress import Progress
-from spacevllm.config import Config, ConfigError, dump_config
+from spacevllm.config import Config, ConfigError, dump_config, load_config
 from spacevllm.data.moving_shapes import MovingShapesConfig, split_sizes, write_annotations, write_one
 
 RECORD = "moving_shapes.yaml"
@@ -56,7 +56,7 @@ def resolve_job(out: str, num_videos: int, seed: int, overrides: list[str]) -> M
     if not storage.is_local(out):
         raise ConfigError(f"--out {out}: videos are written to a local folder; copy it to its place afterwards")
     record = Path(out, RECORD)
-    if record.exists() and record.read_text() != dump_config(config.world):
+    if record.exists() and load_config(MovingShapesConfig, record) != config.world:
         raise ConfigError(f"--out {out} holds another world (see {record}): choose another folder or remove it")
     return config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from spacevllm.data.instance import Instance
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.drawing.report import ReportItem, write_report
 from spacevllm.evaluation.scoring import score
-from spacevllm.tube import Tube
+from spacevllm.tube import Span, Tube
 
 
 class ReportConfig(Config):
@@ -29,7 +29,10 @@ class ReportConfig(Config):
         out: local folder.
         data: Uni-STG data set whose records are the truth, if there is one. split: which of them.
         scores: output folder of ``evaluate``, if there is one.
-        max_clips: answers shown with their clip, spread evenly over the archive.
+        question: show only the answers to it; ``""``: all.
+        order: ``spread``: evenly over the archive; ``confidence``: the surest first, without those that are not there.
+        max_clips: answers shown with their clip.
+        margin_s: clips are cut to so many seconds around the span; None: the whole video is shown.
         title: heading of the page.
     """
 
@@ -38,7 +41,10 @@ class ReportConfig(Config):
     data: str = ""
     split: str = "test"
     scores: str = ""
+    question: str = ""
+    order: Literal["spread", "confidence"] = "spread"
     max_clips: int = Field(40, ge=1)
+    margin_s: float | None = Field(default=None, ge=0)
     title: str = "Grounded archive"
 
 
@@ -59,20 +65,16 @@ def run(tubes: str, out: str, data: str, scores: str, overrides: list[str], dry_
 def make(config: ReportConfig) -> dict[str, Any]:
     """Writes clips and page; returns the summary that is also OUT/summary.json."""
     rows = storage.read_table(storage.join(config.tubes, "tubes")).to_pylist()
-    rows.sort(key=lambda row: (row["video"], row["question"]))
+    rows = sorted((r for r in rows if config.question in ("", r["question"])), key=_place)
     good, failed = ([row for row in rows if (row["status"] == "ok") is ok] for ok in (True, False))
-    shown = (
-        [good[i * len(good) // config.max_clips] for i in range(config.max_clips)]
-        if len(good) > config.max_clips
-        else good
-    )
+    found = [row for row in good if row["begin_s"] is not None and row.get("present") is not False]
+    shown = _choice(found if config.order == "confidence" else good, config)
     truths = _truths(config) if config.data else {}
     with Progress("report", len(shown), "clips") as progress:
         items = []
         for number, row in enumerate(shown):
-            items.append(
-                _item(row, truths.get((row["video"], row["question"])), Path(config.out, f"clips/{number:04d}.mp4"))
-            )
+            truth = truths.get((row["video"], row["question"]))
+            items.append(_item(row, truth, Path(config.out, f"clips/{number:04d}.mp4"), config.margin_s))
             progress.advance(1)
     items += [ReportItem(r["question"], r["video"], status=r["status"], error=r["error"]) for r in failed]
     scores = storage.read_json(storage.join(config.scores, "summary.json")) if config.scores else None
@@ -80,9 +82,21 @@ def make(config: ReportConfig) -> dict[str, Any]:
     page = write_report(
         Path(config.out, "report.html"), config.title, scores, items, facts, max_videos=config.max_clips
     )
-    summary = {"stage": "report", "in": len(rows), "ok": len(good), "failed": len(failed), "report": str(page)}
+    counts = {"in": len(rows), "ok": len(good), "failed": len(failed), "found": len(found)}
+    summary = {"stage": "report", **counts, "report": str(page)}
     storage.write_json(storage.join(config.out, "summary.json"), summary)
     return summary
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["video"], row["question"]
+
+
+def _choice(rows: list[dict[str, Any]], config: ReportConfig) -> list[dict[str, Any]]:
+    count = config.max_clips
+    if config.order == "confidence":
+        return sorted(rows, key=lambda row: -(row["confidence"] or 0.0))[:count]
+    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else rows
 
 
 def _truths(config: ReportConfig) -> dict[tuple[str, str], Instance]:
@@ -92,14 +106,17 @@ def _truths(config: ReportConfig) -> dict[tuple[str, str], Instance]:
     return {(storage.join(folder, r.media), r.question): r for r in records if r.task == "stvg"}
 
 
-def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path) -> ReportItem:
+def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: float | None) -> ReportItem:
     tube = row_to_answer(row)
     assert isinstance(tube, Tube)  # ground asks for nothing else
+    shown = None
+    if margin_s is not None and tube.span is not None:
+        shown = Span(max(tube.span.begin_s - margin_s, 0.0), min(tube.span.end_s + margin_s, tube.duration_s))
     with storage.local_copy(row["video"]) as path:
-        draw_overlay(path, [tube], clip, truth)
+        draw_overlay(path, [tube], clip, truth, shown)
     scores = score([truth], {truth.id: tube})[0] if truth else {}
     return ReportItem(
-        row["question"], row["video"], tube, truth, clip, tiou=scores.get("tiou"), viou=scores.get("viou")
+        row["question"], row["video"], tube, truth, clip, scores.get("tiou"), scores.get("viou"), shown=shown
     )
 
 

@@ -271,14 +271,24 @@ def _stream(work: pa.Table, plan: Plan, options: DecodeOptions, parts: Parts) ->
 
 
 def written(rows: Any, parts: Parts) -> Iterator[tuple[int, int]]:
-    """Writes the blocks of a Ray data set to ``parts``, in its workers; yields (rows, failed rows) as they land."""
+    """Writes the blocks of a Ray data set to ``parts``, in its workers; yields (rows, failed rows) as they land.
+
+    Raises:
+        OutputError: a block cannot be written; those before it are there.
+    """
 
     def write(table: pa.Table) -> pa.Table:
-        parts.write(table)
-        return table.select(["status"])
+        try:
+            parts.write(table)
+            trouble = ""
+        except storage.OutputError as error:  # for the driver to raise: Ray would wrap it in a page of traces
+            trouble = str(error)
+        return pa.table({"status": table["status"], "trouble": [trouble] * table.num_rows})
 
     landed = rows.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=WRITER_CPUS)
     for table in landed.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+        if trouble := next(filter(None, table["trouble"].to_pylist()), ""):
+            raise storage.OutputError(trouble)
         status = table["status"].to_pylist()
         yield len(status), len(status) - status.count("ok")
 

@@ -7,7 +7,7 @@ what could not be read or answered scores 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import Run, TrackingConfig
 from spacevllm.config import Config
 from spacevllm.data.instance import Instance
+from spacevllm.evaluation.presence import presence_rows, summarise_presence
 from spacevllm.evaluation.scoring import evaluate
 
 
@@ -76,7 +77,8 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
 
     Returns:
         The summary that is also OUT/summary.json: counts as in ``ground``, and for each task that occurs the scores of
-        the model and of the baselines, fractions in [0, 1] (``spacevllm.evaluation.scoring.evaluate``).
+        the model and of the baselines, fractions in [0, 1] (``spacevllm.evaluation.scoring.evaluate``); with questions
+        about what does not occur, ``presence``: how well confidences tell them apart.
 
     Raises:
         ConfigError: no data set. StorageBusy: another job writes to the same output.
@@ -86,7 +88,7 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
     data = DataRead(data_set_digest(config.data), f"{config.data} {config.split}")
     with predicted(config, questions(media, instances), len(instances), data, load) as (stage, predictions, counts):
         answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
-        scores, rows = evaluate(instances, answers, config.seed)
+        scores, rows = _score(instances, answers, config.seed)
         storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
         return write_summary(stage, config.out, {"stage": "evaluate", **counts, "split": config.split, **scores})
 
@@ -129,6 +131,22 @@ def predicted(
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             about = {"model_id": model.id, "model_digest": model.digest}
             yield stage, predictions, {**counts, **work_done, **about}
+
+
+def _score(
+    instances: Sequence[Instance], answers: Mapping[str, Any], seed: int
+) -> tuple[dict[str, Any], list[dict[str, object]]]:
+    """Scores and one row a query. What is asked and not there has no place in the means: ``presence`` tells of it."""
+    there = [instance for instance in instances if instance.present]
+    scores, rows = evaluate(there, {i.id: answers[i.id] for i in there}, seed)
+    if len(there) == len(instances):
+        return scores, rows
+    presence = presence_rows(instances, answers)
+    known = {row["id"]: row for row in presence}
+    rows = [row | known.get(row["id"], {}) for row in rows]
+    absent = [i for i in instances if not i.present]
+    rows += [{"id": i.id, "task": i.task, "media": i.media, "status": "absent"} | known[i.id] for i in absent]
+    return scores | {"presence": summarise_presence(presence)}, rows
 
 
 def data_set_digest(folder: str) -> str:

@@ -50,6 +50,7 @@ ANSWERS = pa.schema(
         ("end_frame", pa.int64()),
         ("boxes", pa.list_(BOX)),  # xyxy pixels, one on every frame of the span (rec: frame 0)
         ("confidence", pa.float64()),  # in [0, 1]
+        ("present", pa.bool_()),  # whether the confidence is enough to say that it is there
         ("windows", pa.int64()),  # looks at a film; 1: seen at once
         ("windows_unread", pa.int64()),  # of its windows, those that could not be decoded
         ("answer", pa.string()),  # the model's words
@@ -259,11 +260,14 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
         "error": "",
         "answer": tube.answer,
         "confidence": tube.confidence,
+        "present": tube.present,
         "windows": tube.windows,
         "windows_unread": tube.windows_unread,
         "boxes": _box_rows(range(tube.begin_frame, tube.end_frame), tube.boxes),
         "sampled_boxes": _box_rows(tube.sampled_frames, tube.sampled_boxes),
     }
+    if tube.span is None and tube.says_absent:
+        return row
     if tube.span is None:
         return row | {"status": "failed", "error": f"{UNPARSABLE}: no span in the answer {tube.answer!r}"}
     return row | {name: getattr(tube, name) for name in ("begin_s", "end_s", "begin_frame", "end_frame")}
@@ -287,6 +291,7 @@ def row_to_answer(row: Mapping[str, Any]) -> Tube | np.ndarray | str | None:
         end_frame=row["end_frame"] if known else 0,
         boxes=boxes,
         fps=row["fps"] or 0.0,
+        present=known if row.get("present") is None else row["present"],
         sampled_frames=sampled_frames,
         sampled_boxes=sampled_boxes,
         **{name: row[name] for name in plain},

@@ -29,6 +29,10 @@ class StorageBusy(RuntimeError):
     """Another live job writes to the same output."""
 
 
+class OutputError(RuntimeError):
+    """Results cannot be written: the disk is full, or the store refuses."""
+
+
 def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of ``uri`` and the path in it."""
     return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
@@ -154,13 +158,20 @@ def read_lines(uri: str | Path) -> Iterator[bytes]:
 
 
 def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
-    """Creates or replaces the file in one step: temporary file and rename here, one put in an object store."""
+    """Creates or replaces the file in one step: temporary file and rename here, one put in an object store.
+
+    Raises:
+        OutputError: the disk is full, or the store refuses.
+    """
     fs, path = resolve(uri)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, bytes(data))
-        return
-    with open_write(path) as file:
-        file.write(data)
+    try:
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe_file(path, bytes(data))
+            return
+        with open_write(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise OutputError(f"cannot write {uri}: {error.strerror or error}; then run the same command again") from error
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from xml.sax.saxutils import XMLGenerator
-from xml.sax.xmlreader import AttributesImpl
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from spacevllm.tube import Tube
 
 LABEL = "tube"
 CATEGORY = {"id": 1, "name": LABEL}
+_XML_CANNOT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # control characters
 
 
 def cvat_xml(name: str, tubes: Sequence[Tube]) -> str:
@@ -27,22 +28,16 @@ def cvat_xml(name: str, tubes: Sequence[Tube]) -> str:
     Args:
         name: of the video file. tubes: at least one, all about this video; those without a span have no boxes.
     """
-    out = io.StringIO()
-    xml = XMLGenerator(out, encoding="utf-8", short_empty_elements=True)
-    xml.startDocument()
-    xml.startElement("annotations", AttributesImpl({}))
-    _leaf(xml, "version", "1.1")
-    _cvat_meta(xml, name, tubes[0])
+    root = Element("annotations")
+    SubElement(root, "version").text = "1.1"
+    _cvat_meta(SubElement(root, "meta"), name, tubes[0])
     for number, tube in enumerate(tubes):
-        xml.startElement("track", AttributesImpl({"id": str(number), "label": LABEL, "source": "auto"}))
+        track = SubElement(root, "track", {"id": str(number), "label": LABEL, "source": "auto"})
         for frame, box in _boxes(tube):
-            _cvat_box(xml, tube, frame, box, outside=False)
+            _cvat_box(track, tube, frame, box, outside=False)
         if 0 < tube.end_frame < tube.num_frames:  # without it the last box would stay to the end of the video
-            _cvat_box(xml, tube, tube.end_frame, tube.boxes[-1].tolist(), outside=True)
-        xml.endElement("track")
-    xml.endElement("annotations")
-    xml.endDocument()
-    return out.getvalue() + "\n"
+            _cvat_box(track, tube, tube.end_frame, tube.boxes[-1].tolist(), outside=True)
+    return tostring(root, encoding="utf-8", xml_declaration=True).decode() + "\n"
 
 
 def mot_files(name: str, tubes: Sequence[Tube]) -> dict[str, str]:
@@ -108,45 +103,28 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def _cvat_meta(xml: XMLGenerator, name: str, tube: Tube) -> None:
-    xml.startElement("meta", AttributesImpl({}))
-    xml.startElement("task", AttributesImpl({}))
+def _cvat_meta(meta: Element, name: str, tube: Tube) -> None:
+    task = SubElement(meta, "task")
     plain = {"name": name, "size": tube.num_frames, "mode": "interpolation"}
-    for key, value in (plain | {"start_frame": 0, "stop_frame": tube.num_frames - 1}).items():
-        _leaf(xml, key, value)
-    xml.startElement("labels", AttributesImpl({}))
-    xml.startElement("label", AttributesImpl({}))
-    _leaf(xml, "name", LABEL)
-    xml.startElement("attributes", AttributesImpl({}))
+    _leaves(task, plain | {"start_frame": 0, "stop_frame": tube.num_frames - 1})
+    label = SubElement(SubElement(task, "labels"), "label")
+    _leaves(label, {"name": LABEL})
+    attributes = SubElement(label, "attributes")
     for attribute in ("question", "confidence"):
-        xml.startElement("attribute", AttributesImpl({}))
         fields = {"name": attribute, "mutable": False, "input_type": "text", "default_value": "", "values": ""}
-        for key, value in fields.items():
-            _leaf(xml, key, value)
-        xml.endElement("attribute")
-    for element in ("attributes", "label", "labels"):
-        xml.endElement(element)
-    xml.startElement("original_size", AttributesImpl({}))
-    _leaf(xml, "width", tube.width)
-    _leaf(xml, "height", tube.height)
-    xml.endElement("original_size")
-    _leaf(xml, "source", name)
-    xml.endElement("task")
-    xml.endElement("meta")
+        _leaves(SubElement(attributes, "attribute"), fields)
+    _leaves(SubElement(task, "original_size"), {"width": tube.width, "height": tube.height})
+    _leaves(task, {"source": name})
 
 
-def _cvat_box(xml: XMLGenerator, tube: Tube, frame: int, box: Sequence[float], outside: bool) -> None:
+def _cvat_box(track: Element, tube: Tube, frame: int, box: Sequence[float], outside: bool) -> None:
     corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box), strict=True))
     flags = {"frame": str(frame), "keyframe": "1", "outside": str(int(outside)), "occluded": "0"}
-    xml.startElement("box", AttributesImpl(flags | corners | {"z_order": "0"}))
+    element = SubElement(track, "box", flags | corners | {"z_order": "0"})
     for name, text in (("question", tube.question), ("confidence", f"{tube.confidence:.4f}")):
-        xml.startElement("attribute", AttributesImpl({"name": name}))
-        xml.characters(text)
-        xml.endElement("attribute")
-    xml.endElement("box")
+        SubElement(element, "attribute", {"name": name}).text = _XML_CANNOT.sub(" ", text)
 
 
-def _leaf(xml: XMLGenerator, name: str, value: Any) -> None:
-    xml.startElement(name, AttributesImpl({}))
-    xml.characters(str(value))
-    xml.endElement(name)
+def _leaves(parent: Element, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        SubElement(parent, name).text = _XML_CANNOT.sub(" ", str(value))

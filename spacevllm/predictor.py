@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spacevllm import calibration
 from spacevllm.boxes import cxcywh_to_xyxy
+from spacevllm.calibration import Calibration
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.checkpoints import load_model, load_tokenizer
@@ -17,7 +19,7 @@ from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.model.weights import weight_files
-from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
+from spacevllm.tube import ABSENT, Span, Tube, frame_range, interpolate_boxes
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
@@ -33,7 +35,8 @@ class Predictor:
 
     Attributes:
         num_frames: frames it samples from a video. image_size: side of the square they are resized to.
-        model_id: name of the model's folder. digest: 16 hex digits of the weights' SHA-256, ``""`` if never saved.
+        model_id: name of the model's folder. digest: 16 hex digits of the SHA-256 of weights and
+            calibration, ``""`` if never saved. calibration: of its confidences.
         memories: videos that it need not read again, None: none are kept (with ``caption_first`` there is nothing that
             a second question could share).
     """
@@ -45,8 +48,10 @@ class Predictor:
         model_id: str = "",
         digest: str = "",
         memories: VideoMemories | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model = model.eval()
+        self.calibration = calibration or Calibration()
         self.processor = processor
         self.num_frames = model.config.num_frames
         self.image_size = model.config.image_size
@@ -72,7 +77,9 @@ class Predictor:
         model = load_model(folder, dtype)
         processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        return cls(model, processor, folder.resolve().name, _digest(weight_files(folder)), memories)
+        files = [*weight_files(folder), *folder.glob(calibration.FILE)]  # answers change with either
+        fitted = Calibration.load(folder)
+        return cls(model, processor, folder.resolve().name, _digest(files), memories, fitted)
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""
@@ -186,6 +193,10 @@ class Predictor:
 
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)
+        confidence = answer.confidence
+        if text.strip().rstrip(".").lower() == ABSENT.rstrip(".").lower():
+            confidence = 1 - confidence
+        confidence = self.calibration(confidence)
         span = place_span(parse_span(text), info.times_s, shown_part(clip))
         boxes = self._sampled_boxes(clip, answer, span)  # (T, 4)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
@@ -202,7 +213,8 @@ class Predictor:
             width=info.width,
             height=info.height,
             duration_s=info.duration_s,
-            confidence=answer.confidence,
+            confidence=confidence,
+            present=span is not None and confidence >= self.calibration.threshold,
             sampled_frames=clip.indices,
             sampled_boxes=boxes,
         )

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+ABSENT = "It is not there."  # what is learned and answered where nothing fits the question
+
 
 @dataclass(frozen=True)
 class Span:
@@ -72,7 +74,9 @@ class Tube:
         begin_frame, end_frame: frames of the span, half-open; ``(0, 0)`` without a span.
         boxes: (end_frame - begin_frame, 4) float32, xyxy pixels of the original frame.
         fps: average frames per second. num_frames, width, height, duration_s: of the video.
-        confidence: in [0, 1]; the geometric mean probability of the answer's tokens.
+        confidence: in [0, 1], that it is there: the geometric mean probability of the answer's tokens (of its
+            complement, for ``ABSENT``), calibrated if the model has a calibration.
+        present: whether that is enough to say so; always False without a span.
         windows: looks at parts of a film, see ``spacevllm.windows``; 1 for a video seen at once. windows_unread: parts
             that could not be decoded.
         sampled_frames: (T,) int, the frames the model saw. sampled_boxes: (T, 4) float32, its box on each of them,
@@ -92,6 +96,7 @@ class Tube:
     height: int
     duration_s: float
     confidence: float = 0.0
+    present: bool = True
     windows: int = 1
     windows_unread: int = 0
     sampled_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -103,6 +108,11 @@ class Tube:
                 f"a tube of frames [{self.begin_frame}, {self.end_frame}) needs one box a frame, "
                 f"got boxes of shape {self.boxes.shape}"
             )
+
+    @property
+    def says_absent(self) -> bool:
+        """The model's own words were that it is not there."""
+        return self.answer.strip().rstrip(".").lower() == ABSENT.rstrip(".").lower()
 
     @property
     def begin_s(self) -> float | None:
@@ -139,6 +149,7 @@ class Tube:
             "end_frame": self.end_frame if self.span else None,
             "boxes": [[f, *(round(float(v), 2) for v in b)] for f, b in zip(frames, self.boxes, strict=True)],
             "confidence": self.confidence,
+            "present": self.present,
             "fps": self.fps,
             "num_frames": self.num_frames,
             "width": self.width,
@@ -157,5 +168,6 @@ class Tube:
             begin_frame=row["begin_frame"] if known else 0,
             end_frame=row["end_frame"] if known else 0,
             boxes=boxes,
+            present=row.get("present", known),
             **{key: row[key] for key in plain},
         )

@@ -51,7 +51,7 @@ def is_film(duration_s: float, num_frames: int) -> bool:
 def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP) -> list[Span]:
     """Windows of ``length_s`` that cover ``whole``, evenly spread, each overlapping the next by ``overlap`` or more."""
     rest = whole.end_s - whole.begin_s - length_s
-    if rest <= 0:
+    if rest <= 1e-3:  # also where only rounding is left
         return [whole]
     steps = math.ceil(rest / (length_s * (1 - overlap)))
     begins = np.linspace(whole.begin_s, whole.end_s - length_s, steps + 1)
@@ -74,14 +74,15 @@ def ground_film(read: Read, ask: Ask, whole: Span, num_frames: int, questions: S
     """
     length_s = num_frames * SECONDS_PER_FRAME
     found: list[list[Candidate]] = [[] for _ in questions]
-    spare: list[Tube] = []  # answers to all questions, for those that get no span anywhere
+    spare: list[Tube] = []  # the surest answers of all, for questions that get no span anywhere
     errors, info, count = [], None, 0
     for part, clip in _read_ahead(read, plan_windows(whole, length_s)):
         if isinstance(clip, VideoError):
             errors.append(clip)
             continue
         tubes = ask(clip, questions)
-        info, count, spare = clip.info, count + 1, spare or tubes
+        info, count = clip.info, count + 1
+        spare = [max(pair, key=lambda t: t.confidence) for pair in zip(spare or tubes, tubes, strict=True)]
         for kept, tube in zip(found, tubes, strict=True):
             if tube.span is not None:
                 kept.append(Candidate.of(tube, tube.span, part))

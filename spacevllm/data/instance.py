@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
+from spacevllm.tube import ABSENT
+
 Task = Literal["stvg", "vtg", "rec", "qa"]
 MediaType = Literal["video", "image"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -64,7 +66,8 @@ class Instance:
         media: path relative to the data set's folder, or an absolute path or URI.
         media_type: ``video`` or ``image``.
         question: the sentence, as annotated; instruction wording is added by templates, not here.
-        answer: gold text: ``""`` where the span or box is the answer; for ``qa`` the right option or free text.
+        answer: gold text: ``""`` where the span or box is the answer; ``ABSENT`` for stvg and vtg about what does not
+            occur, which then have neither span nor boxes; for ``qa`` the right option or free text.
         options: for multiple choice, the options in order; else empty.
         begin_frame, end_frame: true span in frames, None without one.
         begin_s, end_s: the same span in seconds (what sources without frames annotate), None without one.
@@ -108,12 +111,21 @@ class Instance:
             raise ValueError(f"instance {self.id}: task {self.task!r} is none of {', '.join(TASKS)}")
         if len(self.box_frames) != len(self.boxes):
             raise ValueError(f"instance {self.id}: {len(self.box_frames)} box_frames but {len(self.boxes)} boxes")
+        if not self.present and (self.begin_s is not None or self.boxes):
+            raise ValueError(f"instance {self.id}: {ABSENT!r} is the answer, but there is a span or a box")
+        if not self.present:
+            return
         if self.task in ("stvg", "vtg") and (self.begin_s is None or self.end_s is None):
             raise ValueError(f"instance {self.id}: task {self.task} needs begin_s and end_s")
         if self.begin_s is not None and self.end_s is not None and not 0 <= self.begin_s < self.end_s:
             raise ValueError(f"instance {self.id}: span [{self.begin_s}, {self.end_s}) is empty or inverted")
         if self.task in ("stvg", "rec") and not self.boxes:
             raise ValueError(f"instance {self.id}: task {self.task} needs boxes")
+
+    @property
+    def present(self) -> bool:
+        """False for a question about what does not occur."""
+        return self.task not in ("stvg", "vtg") or self.answer != ABSENT
 
     @property
     def fps(self) -> Fraction:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from spacevllm.model.answers import SPAN_FORM, format_boxes, format_span
-from spacevllm.tube import Span
+from spacevllm.tube import ABSENT, Span
 
 if TYPE_CHECKING:  # the model reads these words, too, and needs no pyarrow for it
     from spacevllm.data.instance import Instance
@@ -142,6 +142,8 @@ def answer_text(instance: Instance, boxes: np.ndarray | None = None, span_form: 
         span_form: of the wording that asks.
     """
     written = "" if boxes is None else format_boxes(boxes)
+    if not instance.present:
+        return ABSENT
     if instance.task in ("stvg", "vtg"):
         assert instance.begin_s is not None and instance.end_s is not None  # Instance checks it
         end_s = instance.duration_s if instance.ends_after_media else instance.end_s

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.protocols import truth_boxes
-from spacevllm.tube import Tube
+from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import UndecodableFrames
 from spacevllm.video.probe import VideoInfo, open_video, probe
 
@@ -56,14 +56,19 @@ class Mark:
 
 
 def draw_overlay(
-    video: str | Path, tubes: Sequence[Tube], out: str | Path, truth: Instance | Tube | None = None
-) -> Path:  # fmt: skip
+    video: str | Path,
+    tubes: Sequence[Tube],
+    out: str | Path,
+    truth: Instance | Tube | None = None,
+    part: Span | None = None,
+) -> Path:
     """Writes ``video`` with ``tubes`` (and thinly the truth, where known) drawn in as an MP4 without sound.
 
     Args:
         video: local path of the video the tubes speak of.
         tubes: one question each, in colours of their own; one without a span keeps its caption and has no box.
         out: the MP4 to write; its folder is made. It appears only when complete.
+        part: what to show of it, in its seconds; the clip begins there. None: all of it.
         truth: the right answer: an instance (a span, and boxes where annotated) or a tube.
 
     Returns:
@@ -78,12 +83,12 @@ def draw_overlay(
         marks.append(truth_mark(truth))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(info, Canvas(info, marks), part)
-        part.replace(out)
+        _write(info, Canvas(info, marks), unfinished, part or Span(0.0, info.duration_s))
+        unfinished.replace(out)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return out
 
 
@@ -212,17 +217,20 @@ def _font(size: int, texts: Iterable[str]) -> ImageFont.FreeTypeFont | ImageFont
     return ImageFont.load_default(size=size)
 
 
-def _write(info: VideoInfo, canvas: Canvas, path: Path) -> None:
+def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span) -> None:
+    begin = max(int(np.searchsorted(info.times_s, part.begin_s, side="right")) - 1, 0)
+    end = max(int(np.searchsorted(info.times_s, part.end_s, side="left")), begin + 1)
+    start_s = float(info.times_s[begin])
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as output:
         stream = output.add_stream("libx264", rate=info.fps, options={"crf": "26", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = *canvas.size, "yuv420p"
         stream.codec_context.time_base = CLOCK
         stream.codec_context.colorspace = Colorspace.ITU709
         frames = 0
-        for index, time_s, picture in _upright_frames(info, canvas.picture):
+        for index, time_s, picture in _upright_frames(info, canvas.picture, begin, end):
             image = av.VideoFrame.from_ndarray(np.asarray(canvas.paint(index, time_s, picture)), format="rgb24")
             frame = image.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
-            frame.pts, frame.time_base = round(time_s / CLOCK), CLOCK
+            frame.pts, frame.time_base = round((time_s - start_s) / CLOCK), CLOCK
             output.mux(stream.encode(frame))
             frames += 1
         if not frames:
@@ -230,13 +238,17 @@ def _write(info: VideoInfo, canvas: Canvas, path: Path) -> None:
         output.mux(stream.encode())
 
 
-def _upright_frames(info: VideoInfo, size: tuple[int, int]) -> Iterator[tuple[int, float, np.ndarray]]:
-    """Every shown frame that decodes: its number, its seconds from the first frame, (h, w, 3) uint8 of ``size``."""
+def _upright_frames(
+    info: VideoInfo, size: tuple[int, int], begin: int, end: int
+) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Every shown frame of ``[begin, end)`` that decodes: its number, its seconds, (h, w, 3) uint8 of ``size``."""
     turns = info.rotation // 90
     width, height = size if turns % 2 == 0 else size[::-1]
     number = {pts: i for i, pts in enumerate(info.pts.tolist())}
     reformatter = VideoReformatter()
     with open_video(info.path) as (source, stream):
+        if begin:
+            source.seek(int(info.pts[begin]), stream=stream)  # to the keyframe before it
         for packet in source.demux(stream):
             try:
                 frames = packet.decode()
@@ -244,7 +256,9 @@ def _upright_frames(info: VideoInfo, size: tuple[int, int]) -> Iterator[tuple[in
                 continue  # a damaged packet costs its own frames, not the overlay
             for frame in frames:
                 index = number.get(frame.pts)
-                if index is not None:
+                if index is not None and index >= end:
+                    return
+                if index is not None and index >= begin:
                     rgb = reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
                     picture = np.rot90(rgb[:, ::-1] if info.mirrored else rgb, -turns)
                     yield index, float(info.times_s[index]), np.ascontiguousarray(picture)

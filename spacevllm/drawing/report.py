@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.drawing.overlay import tube_mark
-from spacevllm.tube import Tube
+from spacevllm.tube import Span, Tube
 
 MEBIBYTE = 2**20
 BASELINE_NAMES = {
@@ -41,6 +41,7 @@ class ReportItem:
         overlay: the MP4 with the tube drawn in, if one was made.
         tiou, viou: in [0, 1], None where there is no truth.
         status, error: ``"ok"``, or why there is no answer.
+        shown: what of the video the overlay shows; None: all of it.
     """
 
     question: str
@@ -52,6 +53,7 @@ class ReportItem:
     viou: float | None = None
     status: str = "ok"
     error: str | None = None
+    shown: Span | None = None
 
 
 class Bar(NamedTuple):
@@ -184,6 +186,7 @@ def _card(item: ReportItem, clip: Clip) -> dict[str, Any]:
         "clip": clip,
         "name": item.video.rsplit("/", 1)[-1],
         "duration": duration,
+        "clip_begin": item.shown.begin_s if item.shown else 0.0,
         "answer": _bar(mark.span_s, duration) if mark and mark.span_s else None,
         "truth": _bar((truth.begin_s, truth.end_s), duration) if known and truth else None,
         "score": item.viou if item.viou is not None else item.tiou,

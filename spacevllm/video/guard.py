@@ -196,8 +196,8 @@ class _LastProbed:
     def sample(self, path: str, *rest: Any) -> SampledFrames:
         limits = rest[3:5]  # max_pixels and max_frames are checked while probing
         stamp = (path, *limits, *_file_stamp(path))
-        info = self.info if stamp == self.stamp else None
-        sampled = sample_frames(path, *rest, info=info)  # type: ignore[misc]  # rest never reaches info
+        arguments: tuple[Any, ...] = (path, *rest, self.info if stamp == self.stamp else None)
+        sampled = sample_frames(*arguments)
         self.stamp, self.info = (stamp, sampled.info) if sampled.info.container != "image" else ((), None)
         return sampled
 

@@ -27,6 +27,17 @@ runpy.run_module(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.fixture
+def model(tmp_path):
+    """Folder of an untrained tiny model."""
+    from tiny import make
+
+    from spacevllm.predictor import Predictor
+
+    Predictor(*make()).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
 def run(*command):
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -125,3 +136,12 @@ def test_every_result_says_where_it_was_measured_or_that_it_was_not():
         result = json.loads(path.read_text())
         measured = {"machine", "versions", "commit"} <= result.keys()
         assert measured or result["measured"] is False, path.name
+
+
+@pytest.mark.slow
+def test_ground_measures_all_its_comparisons(tmp_path, model):
+    options = ["--model", str(model), "--videos", "3", "--questions", "1", "2", "--archives", "2", "3", "--rounds", "1"]
+    result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
+    assert result["ground_over_predict"] > 0 and result["decode_over_bare"] > 0
+    assert [row["n"] for row in result["questions"]] == [1, 2] and result["questions"][0]["over_first"] == 1
+    assert [row["videos"] for row in result["memory"]] == [2, 3] and result["memory"][0]["peak_mb"] > 100

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+
 import pyarrow as pa
 import pytest
 
 from pipelines import storage
 from pipelines.manifest import read_records
 from pipelines.predict import ANSWERS
+from spacevllm.video import probe
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,20 @@ def test_report_shows_each_answer_beside_the_truth(cli, tubes, data, tmp_path):
 def test_report_without_truth_shows_a_choice(cli, tubes, tmp_path):
     assert cli("report", "--tubes", tubes, "--out", tmp_path, "max_clips=2")[0] == 0
     assert (tmp_path / "report.html").read_text().count("data:video/mp4;base64") == 2
+
+
+def test_the_surest_first_cut_to_their_spans(cli, tubes, tmp_path):
+    rows = storage.read_table(tubes / "tubes").to_pylist()
+    for number, row in enumerate(rows[:3]):
+        row |= {"confidence": 0.3 * (number + 1), "present": number > 0}
+    storage.write_table(tmp_path / "t" / "tubes" / "part.parquet", pa.Table.from_pylist(rows, schema=ANSWERS))
+    arguments = ("--tubes", tmp_path / "t", "--out", tmp_path / "r", "order=confidence", "margin_s=0.5")
+    status, _, error = cli("report", *arguments)
+    assert status == 0, error
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert page.index(html.escape(rows[2]["question"])) < page.index(html.escape(rows[1]["question"]))
+    assert page.count("data:video/mp4;base64") == 2  # the first is not there
+    clip = probe(tmp_path / "r" / "clips" / "0000.mp4")
+    begin, end = max(rows[2]["begin_s"] - 0.5, 0), min(rows[2]["end_s"] + 0.5, rows[2]["duration_s"])
+    assert clip.duration_s == pytest.approx(end - begin, abs=0.26)
+    assert f'data-shown="{float(begin)}"' in page

@@ -163,7 +163,7 @@ def test_films_are_walked_window_by_window_like_the_parts_of_them_that_are_long(
     assert run(job, standin.load)["ok"] == 4
     rows = {(Path(row["video"]).stem, row["part_begin_s"], row["part_end_s"]): row for row in rows_of(tmp_path / "out")}
     assert {key: row["windows"] for key, row in rows.items()} == {
-        ("film", None, None): 9, ("film", 10, 30): 5, ("film", 10, 12): 1, ("short", None, None): 1
+        ("film", None, None): 9, ("film", 10, 30): 4, ("film", 10, 12): 1, ("short", None, None): 1
     }  # fmt: skip
     film = rows["film", None, None]
     assert film["video"] == str(archive / "film.mp4") and film["windows_unread"] == 0

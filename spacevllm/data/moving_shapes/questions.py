@@ -99,9 +99,14 @@ def _declarative(scene: Scene, rng: np.random.Generator, event: Event) -> Questi
     description = _describe(scene, rng, event)
     if description is None:
         return None
-    finite, participle = verb(rng, event.action)
+    return Question(event_words(rng, description, event.action), event.who, event.begin_s, event.end_s)
+
+
+def event_words(rng: np.random.Generator, description: Description, action: str) -> str:
+    """``the small red circle while it moves left``"""
+    finite, participle = verb(rng, action)
     tail = pick(rng, (f"while it {finite}", f"while it {finite}", f"when it {finite}", f"that {finite}", participle))
-    return Question(f"{description.text()} {tail}", event.who, event.begin_s, event.end_s)
+    return f"{description.text()} {tail}"
 
 
 def _sentence(scene: Scene, rng: np.random.Generator, event: Event) -> Question | None:

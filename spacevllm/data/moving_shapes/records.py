@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from spacevllm.data.instance import Instance, Task, instance_id
+from spacevllm.data.moving_shapes.absent import absent_questions
 from spacevllm.data.moving_shapes.draws import scene_rng
 from spacevllm.data.moving_shapes.expressions import expressions
 from spacevllm.data.moving_shapes.questions import Question, stvg_questions, vtg_questions
 from spacevllm.data.moving_shapes.quiz import choices
 from spacevllm.data.moving_shapes.world import Scene
+from spacevllm.tube import ABSENT
 
 SOURCE = "moving_shapes"
 _HIDDEN = 0.05  # a thing of which less is visible has no box
@@ -21,6 +23,8 @@ def scene_instances(scene: Scene, media: str) -> list[Instance]:
     """STVG, VTG and QA of one video, a pure function of the scene; ``media`` is its path in the data set."""
     rng = scene_rng(scene.config, scene.split, scene.index, 1)
     stvg = [_span(scene, q) | _boxes(scene, q.who) for q in stvg_questions(scene, rng)]
+    absent = absent_questions(scene, scene_rng(scene.config, scene.split, scene.index, 4))
+    stvg += [{"question": text, "answer": ABSENT} for text in absent]
     vtg = [_span(scene, q) for q in vtg_questions(scene, rng)]
     quiz = [choice._asdict() | {"sentence_type": "interrogative"} for choice in choices(scene, rng)]
     return [

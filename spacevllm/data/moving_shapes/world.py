@@ -55,6 +55,7 @@ class MovingShapesConfig(Config):
     min_visible: float = Field(default=0.5, description="least mean visible share of what is asked for")
     stvg_per_video: int = Field(default=9, ge=0)
     vtg_per_video: int = Field(default=2, ge=0)
+    absent_per_video: int = Field(default=0, ge=0, description="stvg questions about what does not occur")
     qa_per_video: int = Field(default=2, ge=0)
     images_per_video: int = Field(default=1, ge=0)
     rec_per_image: int = Field(default=5, ge=0)

@@ -1,0 +1,72 @@
+"""One question to a whole archive: its tubes by confidence, as a page of clips."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from jobs.common import finish, need_model, resolve, show_plan
+from jobs.errors import OK, SOME_FAILED
+from jobs.report import ReportConfig, make
+from pipelines import storage
+from pipelines.decode import DecodeOptions
+from pipelines.ground import GroundConfig
+from pipelines.ground import run as ground
+from pipelines.manifest import list_videos
+from pipelines.predict import PredictOptions
+from pipelines.tracking import TrackingConfig
+from spacevllm.config import Config, ConfigError
+from spacevllm.windows import Windows
+
+
+class SearchConfig(Config):
+    """``search``: OUT/tubes as ``ground`` writes them, OUT/page/report.html with the surest of them.
+
+    Attributes:
+        question: asked of every video. model, videos, out, windows, decode, predict, retry_failed, ray: as in
+            ``GroundConfig``; what OUT knows already is not asked again.
+        max_clips: tubes shown. margin_s: seconds of video shown before and after each.
+    """
+
+    question: str = Field(min_length=1)
+    model: str
+    videos: str
+    out: str
+    max_clips: int = Field(20, ge=1)
+    margin_s: float = Field(2.0, ge=0)
+    windows: Windows = "auto"
+    decode: DecodeOptions = DecodeOptions()
+    predict: PredictOptions = PredictOptions()
+    retry_failed: bool = False
+    ray: str | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def grounding(self) -> GroundConfig:
+        return GroundConfig(**self.model_dump(exclude={"max_clips", "margin_s"}))
+
+    @property
+    def page(self) -> ReportConfig:
+        return ReportConfig(
+            tubes=self.out,
+            out=storage.join(self.out, "page"),
+            question=self.question,
+            title=self.question,
+            order="confidence",
+            max_clips=self.max_clips,
+            margin_s=self.margin_s,
+        )
+
+
+def run(question: str, model: str, videos: str, out: str, overrides: list[str], dry_run: bool) -> int:
+    """Asks, ranks and draws; returns 3 when some videos failed."""
+    config = resolve(SearchConfig, "", overrides, question=question.strip(), model=model, videos=videos, out=out)
+    need_model(model)
+    if not storage.is_local(out):
+        raise ConfigError(f"--out {out}: the page is written to a local folder")
+    if dry_run:
+        return show_plan("search", config, f"{list_videos(videos).num_rows} videos")
+    summary = ground(config.grounding)
+    page = make(config.page)
+    counts = f"found in {page['found']} of {summary['videos']} videos, {summary['failed']} failed"
+    finish(f"page: {page['report']} ({counts})")
+    return SOME_FAILED if summary["failed"] else OK

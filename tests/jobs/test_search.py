@@ -1,0 +1,57 @@
+"""Ask an archive, learn to say no, look for one thing: the jobs as a person runs them, on an untrained model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from jobs.cli import main
+from pipelines import storage
+from spacevllm.calibration import FILE, Calibration
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory, ray):
+    """A data set that also asks about what does not occur."""
+    folder = tmp_path_factory.mktemp("doubtful") / "data"
+    options = ["world.absent_per_video=3", "world.images_per_video=0", "test_share=0.5"]
+    assert main(["moving-shapes", "--out", str(folder), "--num-videos", "4", "--seed", "1", *options]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_evaluate_then_calibrate_then_search(cli, doubtful, model, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model")
+    scores = tmp_path / "scores"
+    status, out, error = cli("evaluate", "--model", own, "--data", doubtful, "--out", scores)
+    assert status == 0, error
+    presence = json.loads((scores / "summary.json").read_text())["presence"]
+    assert presence["n_absent"] == 6 and 0 <= presence["auroc"] <= 1
+    assert 0 <= presence["false_alarms@recall0.95"] <= 1 and "presence " in out
+    absent = [r for r in storage.read_table(scores / "queries.parquet").to_pylist() if r["status"] == "absent"]
+    assert len(absent) == 6 and all(row["truth_present"] is False for row in absent)
+
+    status, out, error = cli("calibrate", "--model", own, "--scores", scores)
+    assert status == 0, error
+    assert Calibration.load(own).n_absent == 6 and f"calibration: {own / FILE}" in out
+    status, _, error = cli("calibrate", "--model", own, "--scores", scores)
+    assert status == 2 and "remove it, evaluate again" in error
+    status, _, error = cli("calibrate", "--model", model, "--scores", tmp_path)
+    assert status == 2 and "holds no queries.parquet" in error
+
+    videos, out = doubtful / "media" / "test", tmp_path / "found"
+    options = ("--model", own, "--videos", videos, "--out", out)
+    status, said, error = cli("search", "the red circle while it moves left", *options)
+    assert status in (0, 3), error  # an untrained model may mumble
+    assert said.splitlines()[-1].startswith(f"page: {out / 'page' / 'report.html'} (found in ")
+    assert "the red circle while it moves left" in (out / "page" / "report.html").read_text()
+    assert {row["present"] for row in storage.read_table(out / "tubes").to_pylist()} <= {True, False}
+    cli("search", "the red circle while it moves left", *options)
+    assert storage.read_json(out / "summary.json")["new"] == 0
+
+
+def test_an_empty_question_is_refused(cli, model, tmp_path):
+    status, _, error = cli("search", " ", "--model", model, "--videos", tmp_path, "--out", tmp_path / "o")
+    assert status == 2 and "question" in error and error.count("\n") == 1
