@@ -48,7 +48,7 @@ def test_native_files_become_a_table(root, tmp_path, ray_cluster):
     assert "## hcstvg_v1 · dense" in table and "| **standin** |" in table and "SpaceVLLM-7B" in table
     assert json.loads((out / "summary.json").read_text()) == summary
     rows = storage.read_table(out / "predictions").to_pylist()
-    assert sorted(row["answer"] or "" for row in rows) == ["", "From 0s."]  # raw answers are kept
+    assert sorted(row["answer"] or "" for row in rows) == ["", "asked as stvg"]  # raw answers are kept
     again = run(config(root, tmp_path, "hcstvg_v1"), standin.load)
     assert again["new"] == 0 and again["scores"] == summary["scores"]
 
