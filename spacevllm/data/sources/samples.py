@@ -182,7 +182,7 @@ def _trajectories(instance: Instance) -> list[list[dict[str, Any]]]:
 
 
 def _charades(instance: Instance) -> str:
-    return f"{_name(instance)} {instance.begin_s} {instance.end_s}##{instance.question}."
+    return f"{_name(instance)} {instance.begin_s} {instance.end_s}##{instance.question.rstrip('?.')}."
 
 
 def _tacos(instances: list[Instance]) -> dict[str, Any]:
