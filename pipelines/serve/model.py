@@ -55,7 +55,7 @@ class GroundModel:
         Raises:
             RuntimeError: the model failed on them.
         """
-        answered: Answered = await self._batch((ask, min(ask.cost, self.batch_frames)))  # type: ignore[arg-type]
+        answered: Answered = await self._batch((ask, min(ask.cost, self.batch_frames)))
         if isinstance(answered, str):
             raise RuntimeError(answered)
         return answered

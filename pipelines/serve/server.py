@@ -101,7 +101,9 @@ def _routing(replicas: Replicas) -> dict[str, Any]:
     """With several copies, a video's questions go to the copy that remembers it."""
     from ray.serve.config import RequestRouterConfig
 
-    return {"request_router_config": RequestRouterConfig(request_router_class=ROUTER)} if replicas.max > 1 else {}
+    if replicas.max == 1:
+        return {}
+    return {"request_router_config": RequestRouterConfig(request_router_class=ROUTER)}  # type: ignore[arg-type]
 
 
 def check_port(host: str, port: int) -> None:
