@@ -48,7 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         videos = _prepare(Path(folder))
-        config = ServeConfig(model=f"{folder}/model", port=options.port, max_requests=1000)
+        settings = {"model": f"{folder}/model", "port": options.port, "max_requests": 1000}
+        config = ServeConfig.model_validate(settings)
         with ray_session(), service(config) as url:
             loads = asyncio.run(measure(url, videos, options.requests))
     result = facts() | {"requests": options.requests, "limit": "p99 at most twice the idle p99", "loads": loads}

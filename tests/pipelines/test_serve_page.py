@@ -1,4 +1,4 @@
-"""The page in a real Chromium against the real service, which asks for a key; and OpenAI's own client."""
+"""The page in a real Chromium against the real service, with a key and two copies of the model; and OpenAI's client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,15 @@ def media(tmp_path_factory):
 def url(media, tmp_path_factory):
     folder = tmp_path_factory.mktemp("decided") / "model"
     decided("From 1.00s to 3.00s.").save(folder)
-    config = ServeConfig(model=str(folder), port=free_port(), media_root=str(media), api_key=KEY, max_inline_mb=1)
+    config = ServeConfig(
+        model=str(folder),
+        port=free_port(),
+        media_root=str(media),
+        api_key=KEY,
+        max_inline_mb=1,
+        replicas={"min": 2, "max": 2},
+        ingress={"min": 1, "max": 2},
+    )
     with ray_session(), service(config) as address:
         yield address
 
@@ -126,13 +134,13 @@ def test_several_questions_by_keyboard(page, media):
     for question in QUESTIONS:
         page.keyboard.type(question)
         page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelectorAll('.track i').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('.track i').length === 2")
     page.keyboard.press("Escape")
     page.keyboard.press("1")
-    page.wait_for_function("document.querySelectorAll('#boxes .line').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('#boxes .line').length === 2")
     page.locator(".chip").nth(1).press("Space")
     assert page.locator(".chip").nth(1).get_attribute("aria-pressed") == "false"
-    page.wait_for_function("document.querySelectorAll('#boxes .line').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('#boxes .line').length === 1")
     page.locator(".remove").first.click()
     assert page.locator(".answer").count() == 1
     page.reload()
@@ -150,7 +158,7 @@ def test_a_video_by_its_name_and_kind_errors(page, media):
     page.wait_for_selector("text=The server may not read this address.")
     page.fill("#address", "clip.mp4")
     page.press("#address", "Enter")
-    page.wait_for_function("video.readyState >= 2 && !document.querySelector('#work').hidden")
+    page.wait_for_function("() => video.readyState >= 2 && !document.querySelector('#work').hidden")
     assert page.is_hidden("#trouble")
     ask(page, "<img src=x onerror=alert(1)>")
     assert page.text_content(".answer .asked") == "<img src=x onerror=alert(1)>"
@@ -176,6 +184,19 @@ def test_the_key_is_needed_everywhere_but_for_the_page(client, url):
     for address in ("/", "/page/main.js", "/page/settings.json", "/healthz", "/readyz", "/docs", "/openapi.json"):
         assert httpx.get(url + address).status_code == 200
     assert "default-src 'none'" in httpx.get(url).headers["content-security-policy"]
+
+
+def test_a_videos_questions_go_to_the_copy_that_remembers_it(client, tmp_path):
+    def read():
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("spacevllm_videos_read_total"))
+
+    before = read()
+    for shade in (30, 60, 90):
+        file = {"file": write_mp4(tmp_path / f"{shade}.mp4", size=(96, 64), shade=shade).read_bytes()}
+        for question in QUESTIONS * 3:
+            assert client.post("/v1/ground", files=file, data={"question": question}).status_code == 200
+    assert read() == before + 3
 
 
 def parts(url, text=QUESTIONS[0]):

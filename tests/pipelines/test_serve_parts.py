@@ -62,9 +62,10 @@ def test_ids_that_are_none(tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def predictor():
-    bare = untrained()
-    return Predictor(bare.model, bare.processor, memories=VideoMemories(1 << 30))
+def predictor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    untrained().save(folder)
+    return Predictor.load(folder, memories=VideoMemories(1 << 30))
 
 
 @pytest.fixture(scope="module")
