@@ -89,8 +89,8 @@ class ServeConfig(Config):
     batch_frames: int = Field(default=256, ge=1)
     batch_wait_s: float = Field(default=0.005, ge=0)
     shutdown_s: float = Field(default=30.0, ge=0)
-    ingress: Replicas = Replicas.model_validate({})
-    replicas: Replicas = Replicas.model_validate({})
+    ingress: Replicas = Replicas()
+    replicas: Replicas = Replicas()
 
     @property
     def max_upload_bytes(self) -> int:

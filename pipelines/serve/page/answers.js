@@ -52,7 +52,8 @@ export class Answers {
       span.hidden = false;
       span.textContent = `${tube.begin_s.toFixed(2)} to ${tube.end_s.toFixed(2)} s`;
       span.onclick = () => this.goTo(tube);
-      sure.textContent = `${Math.round(100 * tube.confidence)} % sure`;
+      const confidence = `confidence ${Math.round(100 * tube.confidence)} %`;
+      sure.textContent = tube.present === false ? `probably not there, ${confidence}` : confidence;
     }
     const copy = entry.item.querySelector(".copy");
     copy.hidden = false;
