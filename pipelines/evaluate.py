@@ -156,13 +156,24 @@ def data_set_digest(folder: str) -> str:
 
 
 def questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, Any], list[Question]]]:
-    """Every row of ``media`` with what is asked about it."""
-    asked: dict[str, list[Question]] = {}
+    """Every row of ``media``, once for each part of it that questions are about, with these."""
+    asked: dict[str, dict[tuple[float | None, float | None], list[Question]]] = {}
     for instance in instances:
         question = Question(instance.id, instance.task, instance.question, tuple(instance.options))
-        asked.setdefault(instance.media, []).append(question)
+        asked.setdefault(instance.media, {}).setdefault(_segment(instance), []).append(question)
     for row in media.to_pylist():
-        yield row, asked[row["media"]]
+        for (begin_s, end_s), about in asked[row["media"]].items():
+            yield row | {"begin_s": begin_s, "end_s": end_s}, about
+
+
+def _segment(instance: Instance) -> tuple[float | None, float | None]:
+    """The seconds to look at (VidSTG's used_segment), None at the video's own ends."""
+    begin, end = instance.segment_begin_frame, instance.segment_end_frame
+    if begin is None or end is None:
+        return None, None
+    last = end >= instance.num_frames > 0
+    # the middle of its first and last frame: no rounding of either side brings in a neighbour
+    return float((begin + 0.5) / instance.fps) if begin else None, None if last else float((end - 0.5) / instance.fps)
 
 
 def same_keys(rows: list[dict[str, object]]) -> list[dict[str, object]]:

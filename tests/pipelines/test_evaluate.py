@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -10,15 +11,19 @@ import ray.cloudpickle
 import standin
 
 from pipelines import build_unistg, storage
-from pipelines.evaluate import EvaluateConfig, run
+from pipelines.evaluate import EvaluateConfig, questions, run
+from pipelines.manifest import media_rows
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError
+from spacevllm.data.instance import Instance
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_data_set
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
+from spacevllm.tube import Span
+from spacevllm.video import sample_frames
 
 ray.cloudpickle.register_pickle_by_value(standin)  # Ray's workers do not see the tests' folder
 OFF = TrackingConfig(enabled=False)
@@ -77,6 +82,21 @@ def test_a_broken_video_scores_zero_and_is_counted(shapes, tmp_path):
     assert summary["stvg"]["dense"]["n_queries"] == counts["stvg"]
     missing = [summary["stvg"]["dense"], summary["vtg"], summary["qa"], summary["rec"]]
     assert sum(scores["n_missing"] for scores in missing) == summary["failed"]
+
+
+def test_a_segment_is_all_that_is_looked_at(make_mp4, tmp_path):
+    """VidSTG's used_segment: questions about one video share a decode only where they share the segment."""
+    clip = make_mp4(tmp_path / "a.mp4", num_frames=60, fps=30)
+    video = {"media": "a.mp4", "media_type": "video", "fps_num": 30, "num_frames": 60, "task": "vtg", "end_s": 1.0}
+    common = {"source": "vidstg", "split": "test", "question": "who?", "begin_s": 0.5} | video
+    parts = {"whole": (None, None), "all": (0, 60), "first": (0, 23), "middle": (7, 41), "again": (7, 41)}
+    asked = [Instance(id=k, segment_begin_frame=b, segment_end_frame=e, **common) for k, (b, e) in parts.items()]
+    seen = {}
+    for row, about in questions(media_rows({"a.mp4": str(clip)}), asked):
+        part = None if row["begin_s"] == row["end_s"] else Span(row["begin_s"] or 0.0, row["end_s"] or math.inf)
+        seen["+".join(q.id for q in about)] = sample_frames(clip, 60, part=part).indices
+    borders = {name: (indices[0], indices[-1]) for name, indices in seen.items()}
+    assert borders == {"whole+all": (0, 59), "first": (0, 22), "middle+again": (7, 40)}
 
 
 def test_a_folder_without_the_split_is_an_error(shapes, tmp_path):
