@@ -82,7 +82,7 @@ def clips(job: TrainJobConfig, steps: int) -> list[list[ClipSample]]:
     _, processor = prepare_model(job, instances)
     decoded, _ = decode_clips(job, processor.config.num_frames, processor.config.image_size)
     files = sorted(uri for uri in storage.find(storage.join(decoded, "frames")) if uri.endswith(".parquet"))
-    questions = group_questions(instances, stage.media)
+    questions = group_questions(instances, stage)
     found: list[list[ClipSample]] = []
     for uri in files:
         table = attach_questions(storage.read_table(uri, COLUMNS), questions)

@@ -57,8 +57,8 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         with progress, Reports(progress, run, history) as reports:
             payload = {"config": config, "make_model": make_model, "processor": processor}
             datasets: dict[str, Any] = {
-                media: clip_dataset(decoded, instances, media, config.train.keep_clips)
-                for media in sorted({config.stages[name].media for name in config.used_stages})
+                stage.reads: clip_dataset(decoded, instances, stage, config.train.keep_clips)
+                for stage in sorted((config.stages[name] for name in config.used_stages), key=lambda stage: stage.reads)
             }
             result = fit(config, recipe, payload, datasets, reports)
         storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pipelines.decode import DecodeOptions
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config
+from spacevllm.data.instance import Task
 from spacevllm.model.criterion import CriterionConfig
 
 Part = Literal["tower", "projector", "llm", "queries", "decoder"]
@@ -43,7 +44,8 @@ class StageSection(Config):
     """One stage of training: ``steps`` steps, then the next stage.
 
     Attributes:
-        media: ``image`` or ``video``.
+        media: ``image`` or ``video``. tasks: whose questions are asked; none named: all. Stages that differ in them
+            can be mixed, so every task has a weight of its own.
         steps: 0 for a stage that only lends its batches to others, by ``mix`` or ``rehearse``.
         batch_size: clips in a step, over all workers.
         micro_batch_size: clips that pass through a worker at once; 0: all its clips of a step. Gradients are the same,
@@ -58,6 +60,7 @@ class StageSection(Config):
     """
 
     media: Literal["image", "video"]
+    tasks: tuple[Task, ...] = ()
     objective: Literal["ground", "align"] = "ground"
     steps: int = Field(ge=0)
     batch_size: int = Field(ge=1)
@@ -67,6 +70,11 @@ class StageSection(Config):
     mix: tuple[str, ...] = ()
     rehearse: str = ""
     rehearse_every: int = Field(default=6, ge=2)
+
+    @property
+    def reads(self) -> str:
+        """Name of what it reads; stages of the same name share a data set."""
+        return f"{self.media}:{'+'.join(sorted(self.tasks))}" if self.tasks else self.media
 
 
 class TrainSection(Config):
@@ -167,8 +175,8 @@ class TrainJobConfig(Config):
             if other not in self.stages:
                 raise ValueError(f"stages.{name} wants {other!r}, which is none of {', '.join(self.stages)}")
         together = [stage, *(self.stages[other] for other in others)]
-        if len({part.media for part in together}) < len(together):
-            raise ValueError(f"stages.{name} and what it mixes or rehearses must each read another media")
+        if len({part.reads for part in together}) < len(together):
+            raise ValueError(f"stages.{name} and what it mixes or rehearses must each read other media or tasks")
         if len({part.objective for part in [stage, *(self.stages[other] for other in stage.mix)]}) > 1:
             raise ValueError(f"stages.{name} and what it mixes must have one objective")
         micro = stage.micro_batch_size or 1

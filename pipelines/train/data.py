@@ -53,7 +53,7 @@ def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[st
     return out, decode(job)
 
 
-def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, keep: bool) -> Any:
+def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSection, keep: bool) -> Any:
     """A Ray data set with one row a clip: ``COLUMNS`` and ``questions``, JSON of its instances.
 
     Clips that could not be decoded or have no question of this kind are left out; ``decode`` has counted them.
@@ -65,7 +65,7 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, k
     import ray
     from ray.data import TaskPoolStrategy
 
-    known = group_questions(instances, media_type)
+    known = group_questions(instances, stage)
     folder = storage.join(decoded, "frames")
     if keep:
         files = [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
@@ -80,19 +80,24 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], media_type: str, k
     )
 
 
-def group_questions(instances: Sequence[Instance], media_type: str) -> dict[str, str]:
-    """JSON of all instances about each video or image.
+def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[str, str]:
+    """JSON of all of the stage's instances about each video or image.
 
     Raises:
         ValueError: there is none of this kind.
     """
     questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
-        if instance.media_type == media_type:
+        if wanted(instance, stage):
             questions[instance.media].append(instance.to_row())
     if not questions:
-        raise ValueError(f"the data set has no {media_type} in split train, but a training stage wants one")
+        raise ValueError(f"the data set has no {stage.reads} in split train, but a training stage wants one")
     return {media: json.dumps(rows) for media, rows in questions.items()}
+
+
+def wanted(instance: Instance, stage: StageSection) -> bool:
+    """Whether the stage asks it."""
+    return instance.media_type == stage.media and (not stage.tasks or instance.task in stage.tasks)
 
 
 def attach_questions(table: pa.Table, questions: dict[str, str]) -> pa.Table:

@@ -68,7 +68,7 @@ class Loop:
         if source not in self.streams:
             stage, model = self.config.stages[source], self.trainer.processor.config
             self.streams[source] = ClipStream(
-                ray.train.get_dataset_shard(stage.media),
+                ray.train.get_dataset_shard(stage.reads),
                 stage,
                 self.config.workers.num_workers,
                 self.config.train.seed,

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from pipelines.train.config import PARTS, StageSection, TrainJobConfig
+from pipelines.train.data import wanted
 from pipelines.train.engine import LIVE_PARAMETERS, REDUCE_BUCKET
 from pipelines.train.model import choose_trained, shape_only
 from pipelines.train.optimizer import part_of
@@ -103,10 +104,10 @@ def clip_tokens(processor: SpaceVLLMProcessor, instances: Sequence[Instance], st
     """Of the first clips of the data, each with as many questions as the stage asks at most."""
     clips: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
-        if instance.media_type == stage.media:
+        if wanted(instance, stage):
             clips[instance.media].append(instance)
     if not clips:
-        raise ValueError(f"the data set has no {stage.media} in split train, but a training stage wants one")
+        raise ValueError(f"the data set has no {stage.reads} in split train, but a training stage wants one")
     some = [asked[: stage.questions] for asked in list(clips.values())[:CLIPS_LOOKED_AT]]
     return _mean([_clip_tokens(processor, asked) for asked in some])
 
