@@ -36,13 +36,13 @@ from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
 
 QUESTION = "the small red circle while it moves left"
-STEP = 1.25  # between one rate and the next
+STEP = 1.3  # between one rate and the next
 Send = Callable[[], Awaitable[httpx.Response]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200, help="at every rate")
+    parser.add_argument("--seconds", type=float, default=8.0, help="that each rate is held")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -51,8 +51,8 @@ def main() -> None:
         settings = {"model": f"{folder}/model", "port": options.port, "max_requests": 1000}
         config = ServeConfig.model_validate(settings)
         with ray_session(), service(config) as url:
-            loads = asyncio.run(measure(url, videos, options.requests))
-    result = facts() | {"requests": options.requests, "limit": "p99 at most twice the idle p99", "loads": loads}
+            loads = asyncio.run(measure(url, videos, options.seconds))
+    result = facts() | {"seconds": options.seconds, "limit": "p99 at most twice the idle p99", "loads": loads}
     print(write_result("serve", result, options.out))
 
 
@@ -66,7 +66,7 @@ def _prepare(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("media/test/*.mp4"))]
 
 
-async def measure(url: str, videos: list[bytes], requests: int) -> list[dict[str, Any]]:
+async def measure(url: str, videos: list[bytes], seconds: float) -> list[dict[str, Any]]:
     """One row a load."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
@@ -76,7 +76,7 @@ async def measure(url: str, videos: list[bytes], requests: int) -> list[dict[str
             "shared_videos": _asking(client, ids),
             "own_videos": _sending(client, videos),
         }
-        return [{"load": name} | await _find_rate(send, requests) for name, send in loads.items()]
+        return [{"load": name} | await _find_rate(send, seconds) for name, send in loads.items()]
 
 
 def _asking(client: httpx.AsyncClient, ids: list[str]) -> Send:
@@ -97,16 +97,16 @@ def _sending(client: httpx.AsyncClient, videos: list[bytes]) -> Send:
     return send
 
 
-async def _find_rate(send: Send, requests: int) -> dict[str, Any]:
+async def _find_rate(send: Send, seconds: float) -> dict[str, Any]:
     """Climbs by ``STEP`` until p99 breaks the limit."""
-    await _closed(send, 5)
-    idle = await _closed(send, max(20, requests // 2))
+    await _closed(send, 1.0)
+    idle = await _closed(send, seconds)
     base = 1 / statistics.mean(idle)  # requests a second, one after the other
     tried, best, rate = [], 0.0, base / 2
     while True:
-        latencies, sent_s = await _open(send, rate, requests)
+        latencies, kept = await _open(send, rate, seconds)
         ratio = _p99(latencies) / _p99(idle)
-        tried.append({"rate_over_serial": rate / base, "p99_over_idle": ratio, "sent_over_asked": sent_s})
+        tried.append({"rate_over_serial": rate / base, "p99_over_idle": ratio, "sent_over_asked": kept})
         if ratio > 2:
             break
         best, rate = rate, rate * STEP
@@ -118,14 +118,17 @@ async def _find_rate(send: Send, requests: int) -> dict[str, Any]:
     }
 
 
-async def _closed(send: Send, requests: int) -> list[float]:
-    return [await _timed(send, time.perf_counter()) for _ in range(requests)]
+async def _closed(send: Send, seconds: float) -> list[float]:
+    latencies: list[float] = []
+    while sum(latencies) < seconds or len(latencies) < 2:
+        latencies.append(await _timed(send, time.perf_counter()))
+    return latencies
 
 
-async def _open(send: Send, rate: float, requests: int) -> tuple[list[float], float]:
+async def _open(send: Send, rate: float, seconds: float) -> tuple[list[float], float]:
     """Latencies from the moment a request was due; and the rate it was sent at over the one asked for."""
     dice, start, due, running = random.Random(0), time.perf_counter(), 0.0, []
-    for _ in range(requests):
+    for _ in range(max(4, round(rate * seconds))):
         due += dice.expovariate(rate)
         await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
         running.append(asyncio.create_task(_timed(send, start + due)))

@@ -190,7 +190,7 @@ def hostile(client):
         yield "form", lambda form=form: client.post("/v1/videos", content=form, headers=form_kind)
     for address in ADDRESSES:
         yield "address", lambda address=address: client.get(address)
-    for method in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "BREW"):
+    for method in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"):
         yield "method", lambda method=method: client.request(method, "/v1/ground")
     for kind in ("text/plain", "application/xml", "multipart/form-data", "application/json;" * 300):
         yield "type", lambda kind=kind: client.post("/v1/ground", content=b"x", headers={"content-type": kind})
@@ -204,5 +204,7 @@ def test_hostile_requests(client):
         response = send()
         assert response.status_code != 200, (what, response.request.url, response.text[:200])
         assert problem(response), what
+    for method, header in (("BREW", "x"), ("GET", "\x7f")):  # no HTTP at all: refused before there is a request
+        assert client.request(method, "/v1/ground", headers={"x-header": header}).status_code == 400
     assert replicas().keys() == before.keys()
     assert client.get("/healthz").status_code == 200
