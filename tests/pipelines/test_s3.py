@@ -119,7 +119,7 @@ def test_ground_reads_and_writes_a_bucket_that_fails_now_and_then(archive, tmp_p
             "cvat",
             "--export",
             "jsonl",
-            f"tracking.store={tmp_path}/runs",
+            f"tracking.store=sqlite:///{tmp_path}/runs.db",
         )
         done = ground(environment, *options)
         assert done.returncode == 3, done.stderr  # three of the videos are broken
