@@ -3,7 +3,8 @@
     python -m benchmarks.ground
 
 A tiny model on CPU and small generated videos. Every comparison runs its sides in turn, so that whatever else the
-machine does meets both; seconds are wall time, Ray's start is not counted.
+machine does meets both; seconds are wall time. Ray's start is not counted, but that of each run's actors is: some
+seconds, so that few small videos (``--videos``) measure little else. A busy machine adds to it.
 
     ground / predict    pipeline with one predictor against the same predictor on frames that are decoded already
     decode / bare       decode stage against one process that decodes, times the number of decode actors
