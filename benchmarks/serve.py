@@ -5,7 +5,8 @@
 The highest rate at which the 99th percentile of the latency stays within twice that of an idle server. Open loop:
 requests are sent at random times, whether or not earlier ones are answered. Three loads: all ask about one video (it is
 remembered), about a few (so are they), or each request brings a video of its own (decoded and read anew). Untrained
-tiny model on CPU; rates are given as shares of what one request after the other reaches.
+tiny model on CPU; rates are given as shares of what one request after the other reaches. Other work on the machine only
+adds to a latency, so the idle server is measured three times and a rate that fails is tried once more.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
 
 QUESTION = "the small red circle while it moves left"
+LIMIT = 2  # times the idle p99
 STEP = 1.3  # between one rate and the next
 Send = Callable[[], Awaitable[httpx.Response]]
 
@@ -52,7 +54,7 @@ def main() -> None:
         config = ServeConfig.model_validate(settings)
         with ray_session(), service(config) as url:
             loads = asyncio.run(measure(url, videos, options.seconds))
-    result = facts() | {"seconds": options.seconds, "limit": "p99 at most twice the idle p99", "loads": loads}
+    result = facts() | {"seconds": options.seconds, "limit_over_idle_p99": LIMIT, "loads": loads}
     print(write_result("serve", result, options.out))
 
 
@@ -98,18 +100,20 @@ def _sending(client: httpx.AsyncClient, videos: list[bytes]) -> Send:
 
 
 async def _find_rate(send: Send, seconds: float) -> dict[str, Any]:
-    """Climbs by ``STEP`` until p99 breaks the limit."""
+    """Climbs by ``STEP`` until p99 breaks the limit twice."""
     await _closed(send, 1.0)
-    idle = await _closed(send, seconds)
+    idle = min([await _closed(send, seconds) for _ in range(3)], key=_p99)
     base = 1 / statistics.mean(idle)  # requests a second, one after the other
-    tried, best, rate = [], 0.0, base / 2
-    while True:
+    tried: list[dict[str, float]] = []
+    best, rate, failed = 0.0, base / 2, 0
+    while failed < 2:
         latencies, kept = await _open(send, rate, seconds)
         ratio = _p99(latencies) / _p99(idle)
         tried.append({"rate_over_serial": rate / base, "p99_over_idle": ratio, "sent_over_asked": kept})
-        if ratio > 2:
-            break
-        best, rate = rate, rate * STEP
+        if ratio > LIMIT:
+            failed += 1
+        else:
+            best, rate, failed = rate, rate * STEP, 0
     return {
         "highest_rate_over_serial": best / base,
         "idle_p50_ms": 1000 * statistics.median(idle),
