@@ -63,6 +63,12 @@ def test_ask_many_compares_three_ways(tmp_path):
     assert two["uncached_over_batched"] > 0 and "later_question_over_first_one_by_one" in two
 
 
+def test_parallel_boxes_writes_as_many_tokens_as_a_tube_has_boxes(tmp_path):
+    [video] = run("-m", "benchmarks.parallel_boxes", "--frames", "4", "--rounds", "1", "--out", str(tmp_path))["videos"]
+    assert video["tokens"] == {"queries": 14, "text": 14 + 2 * 13}
+    assert video["text_over_queries_answer"] > video["text_over_queries_with_prefill"] > 0
+
+
 def test_score_measures_the_command(tmp_path):
     result = run("-m", "benchmarks.score", "--queries", "3", "--out", str(tmp_path))
     assert result["queries"] == 3 and all(taken["cpu_s"] > 0 for taken in result["protocols"].values())
