@@ -2,7 +2,7 @@
 
     python -m benchmarks.parallel_boxes
 
-One model with random weights, the tiny recipe's sizes on CPU, one question about one video. The tube covers ``share`` of
+A model of random weights, the tiny recipe's sizes on CPU, one question about one video. The tube covers ``share`` of
 the frames, and each of its boxes costs BOX_TOKENS as text; queries give every frame's box whatever the span. What the
 boxes are worth is another table: docs/paper-claims.md. Seconds are CPU seconds of one thread, which other work on the
 machine changes little.
