@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -199,3 +200,26 @@ def test_killed_in_the_middle_nothing_is_asked_twice(tmp_path, ray_cluster):
     assert summary["ok"] == summary["in"] == 20 and 0 < summary["new"] <= 20 - asked
     now = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
     assert all(now[name] == changed for name, changed in kept.items())  # not one of them was answered again
+
+
+SHARED = Path(os.environ.get("SPACEVLLM_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+
+
+@pytest.mark.skipif(not (SHARED / "videos").is_dir(), reason="the real videos are not here")
+@pytest.mark.parametrize(
+    ("name", "file", "media", "split", "asked", "in_file"),
+    [
+        ("vidstg", "vidstg/val_annotations.json", "vidor", "val", 90, 8_956),
+        ("charades_sta", "charades_sta/charades_sta_test.txt", "charades", "test", 8, 3_720),
+    ],
+)
+def test_of_the_real_files_exactly_what_has_a_video_is_asked(tmp_path, name, file, media, split, asked, in_file):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / Path(file).name).symlink_to(SHARED / "annotations" / file)
+    (tmp_path / name / "media").symlink_to(SHARED / "videos" / media)
+    queries = load_queries(name, str(tmp_path), split=split)
+    assert (len(queries.asked), queries.counts["in_file"]) == (asked, in_file)
+    assert queries.counts["without_media"] == len(queries.left_out) == in_file - asked
+    assert all(Path(query.media).exists() for query in queries.asked)
+    assert not any(Path(row["media"]).exists() for row in queries.left_out)
+    assert len(load_queries(name, str(tmp_path), limit=5, split=split).asked) == 5
