@@ -8,9 +8,7 @@ from jobs.common import finish
 from pipelines import storage
 from pipelines.progress import Progress
 from spacevllm.config import ConfigError
-from spacevllm.evaluation.fixtures import FIXTURES, write_fixture
-
-MARK = ".fixture"
+from spacevllm.evaluation.fixtures import FIXTURES, MARK, write_fixture
 
 
 def run(out: str, num_videos: int, seed: int) -> int:
@@ -26,9 +24,6 @@ def run(out: str, num_videos: int, seed: int) -> int:
         raise ConfigError(f"--out {out}: {', '.join(foreign)} is there already and no stand-in: choose another folder")
     with storage.exclusive(out), Progress("fixtures", len(FIXTURES), "benchmarks") as progress:
         for name in FIXTURES:
-            folder = Path(out, name)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / MARK).write_text("made by spacevllm benchmark-fixtures\n")
             write_fixture(name, out, num_videos, seed)
             progress.advance(1)
     finish(f"benchmarks: {out} ({', '.join(FIXTURES)})")

@@ -28,6 +28,7 @@ from pipelines.worst import write_worst
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance, instance_id
 from spacevllm.data.sources.base import Dropped, SourceFiles
+from spacevllm.evaluation import fixtures
 from spacevllm.evaluation.annotations.tempcompass import judging
 from spacevllm.evaluation.benchmarks import BENCHMARKS, benchmark_baselines, query_id, read_queries, score_benchmark
 from spacevllm.evaluation.caption_judge import Judge, judge_captions
@@ -80,8 +81,8 @@ def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summar
 
     Returns:
         The summary that is also OUT/summary.json: counts as in ``ground`` of what was asked, ``in_file`` and what was
-        not asked (``without_media``, ``beyond_limit``, ``dropped``), ``scores`` (``score_benchmark``; all protocols)
-        and ``baselines``.
+        not asked (``without_media``, ``beyond_limit``, ``dropped``), ``stand_in``: the files are this project's own,
+        ``scores`` (``score_benchmark``; all protocols) and ``baselines``.
 
     Raises:
         ConfigError: unknown benchmark; annotations or all media missing: where to get them.
@@ -98,7 +99,8 @@ def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summar
         scores, rows = score_benchmark(config.benchmark, known, answers, list(PROTOCOLS), config.seed)
         split = config.split or BENCHMARKS[config.benchmark].split or "test"
         about: dict[str, Any] = {"benchmark": config.benchmark, "split": split}
-        about |= {"task": known[0].task, **queries.counts, "scores": scores}
+        mark = storage.join(config.data_root, config.benchmark, fixtures.MARK)
+        about |= {"stand_in": storage.exists(mark), "task": known[0].task, **queries.counts, "scores": scores}
         about["baselines"] = benchmark_baselines(config.benchmark, known, list(PROTOCOLS), config.seed)
         _write(stage, config.out, {**counts, **about}, rows, queries.left_out)
         if config.worst:

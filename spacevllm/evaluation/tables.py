@@ -57,7 +57,8 @@ def overview_lines(model: str, all_scored: Sequence[Scored], missing: Mapping[st
 
 def asked_line(scored: Scored) -> str:
     """What the scores speak of, in one line."""
-    line = f"Scored: {scored['in']:,} of the {scored['in_file']:,} queries in the file."
+    stand_in = "A stand-in, not the benchmark: published figures do not compare. " if scored["stand_in"] else ""
+    line = f"{stand_in}Scored: {scored['in']:,} of the {scored['in_file']:,} queries in the file."
     why = {
         "without_media": f"without their {BENCHMARKS[scored['benchmark']].media} in media/",
         "dropped": "cannot be read",
@@ -96,7 +97,7 @@ def _overview_row(
         for is_constant in (True, False)
     ]
     return [
-        " · ".join(part for part in (scored["benchmark"], group) if part),
+        " · ".join(part for part in (scored["benchmark"], group, "stand-in" if scored["stand_in"] else "") if part),
         protocol,
         metric,
         _with_interval(ours, metric),

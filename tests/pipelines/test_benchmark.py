@@ -133,7 +133,7 @@ def test_all_benchmarks_in_one_table(tmp_path, ray_cluster):
         "get " in line and "\n" not in line and "/media" in line for line in summary["missing"].values()
     )
     overview = (tmp_path / "out/overview.md").read_text()
-    assert "| refcocog |  | acc@0.5 |" in overview and "89.4 UNINEXT-H" in overview
+    assert "| refcocog · stand-in |  | acc@0.5 |" in overview and "89.4 UNINEXT-H" in overview
     assert overview.count("| not scored |") == 8 and "| 2 of 2 |" in overview
     whole = (tmp_path / "out/table.md").read_text()
     assert overview in whole and "## tempcompass · caption_matching" in whole and "| random option |" in whole

@@ -18,6 +18,7 @@ def vidstg(**changes):
     scores, _ = score_benchmark("vidstg", truths, {"a": tube(20, 40)}, ["dense", "stcat"])
     counts = {"in": 3, "failed": 2, "in_file": 10_303, "without_media": 10_299, "dropped": 1, "beyond_limit": 0}
     about = {"benchmark": "vidstg", "split": "test", "task": "stvg", "model_id": "small", "scores": scores}
+    about |= {"stand_in": False}
     return about | counts | {"baselines": benchmark_baselines("vidstg", truths, ["dense", "stcat"])} | changes
 
 
@@ -38,6 +39,9 @@ def test_what_was_not_asked_is_said():
     assert "Scored: 3 of the 10,303 queries in the file." in text
     assert "Not asked: 10,299 without their videos in media/, 1 cannot be read (left_out.jsonl)." in text
     assert "2 failed: they count as 0." in text
+    assert "stand-in" not in text and "A stand-in, not the benchmark" in "\n".join(
+        benchmark_lines(vidstg(stand_in=True))
+    )
     assert "Not asked" not in "\n".join(benchmark_lines(vidstg(without_media=0, dropped=0)))
 
 
