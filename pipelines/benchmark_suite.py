@@ -5,6 +5,8 @@ What is not there costs one line that says where to get it, never the others.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from pipelines import benchmark, storage
 from pipelines.benchmark import BenchmarkConfig, BenchmarkOptions
 from pipelines.cluster import ray_session
@@ -37,7 +39,8 @@ def run(config: BenchmarksConfig, load: LoadPredictor = load_predictor) -> Summa
     """
     done: dict[str, Summary] = {}
     missing: dict[str, str] = {}
-    with ray_session(config.ray):  # once, not once for each
+    there = any(storage.is_folder(storage.join(config.data_root, name)) for name in config.benchmarks)
+    with ray_session(config.ray) if there else nullcontext():  # once, not once for each
         for name in config.benchmarks:
             try:
                 done[name] = benchmark.run(_one(config, name), load)

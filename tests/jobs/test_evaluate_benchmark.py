@@ -56,6 +56,18 @@ def test_what_is_wrong_is_one_line(cli, folders, tmp_path, options, message):
     assert (status, out, error.count("\n")) == (2, "", 1) and message in error
 
 
+def test_without_any_benchmark_each_says_where_to_get_it(cli, folders, tmp_path):
+    """One line a benchmark and one to go on with; no model is loaded, nothing is started for it."""
+    model, _ = folders
+    status, out, error = cli(
+        "evaluate", "--benchmark", "all", "--model", model, "--data-root", model, "--out", tmp_path
+    )
+    *lines, last = error.splitlines()
+    assert (status, out) == (2, "") and [line.split()[1] for line in lines] == list(FIXTURES)
+    assert all("; get " in line and "/media" in line for line in lines)
+    assert "benchmark-fixtures" in last
+
+
 def test_fixtures_are_never_written_over_something_else(cli, tmp_path):
     (tmp_path / "vidstg").mkdir()
     status, out, error = cli("benchmark-fixtures", "--out", tmp_path)
