@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from spacevllm.data.instance import Instance
 from spacevllm.tube import interpolate_boxes
 from spacevllm.video.reader import SampledFrames
 
-ACCENT, TRUTH, EDGE = (255, 122, 41), (244, 244, 242), (20, 20, 22)
+ACCENT, TRUTH, LABEL, EDGE = (255, 122, 41), (244, 244, 242), (222, 222, 218), (20, 20, 22)
 HEIGHT, GAP, QUALITY = 150, 4, 82
 
 
@@ -31,12 +31,17 @@ def draw_strip(instance: Instance, sampled: SampledFrames) -> Image.Image:
 
 
 def draw_comparison(instance: Instance, sampled: SampledFrames, answer: BoxAt) -> Image.Image:
-    """The same with the truth's box in white and the answer's in orange, each only inside its span."""
-    return _draw(instance, sampled, [(partial(box_at, instance), TRUTH), (answer, ACCENT)])
+    """The same with the truth's box in white and the answer's in orange, each only inside its span, and the seconds."""
+    strip = _draw(instance, sampled, [(partial(box_at, instance), TRUTH), (answer, ACCENT)])
+    if instance.media_type == "video":
+        draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=15)
+        for left, time_s in zip(range(0, strip.width, _width(sampled) + GAP), sampled.times_s, strict=True):
+            draw.text((left + 6, HEIGHT - 24), f"{time_s:.1f} s", LABEL, font, stroke_width=2, stroke_fill=EDGE)
+    return strip
 
 
 def _draw(instance: Instance, sampled: SampledFrames, marks: list[tuple[BoxAt, tuple[int, int, int]]]) -> Image.Image:
-    width = round(HEIGHT * sampled.info.width / sampled.info.height)
+    width = _width(sampled)
     strip = Image.new("RGB", (len(sampled.indices) * (width + GAP) - GAP, HEIGHT), EDGE)
     size = (instance.width or sampled.info.width, instance.height or sampled.info.height)
     scale = np.tile([width / size[0], HEIGHT / size[1]], 2)
@@ -48,6 +53,11 @@ def _draw(instance: Instance, sampled: SampledFrames, marks: list[tuple[BoxAt, t
                 _outline(picture, box * scale, colour)
         strip.paste(picture, (number * (width + GAP), 0))
     return strip
+
+
+def _width(sampled: SampledFrames) -> int:
+    """Of one frame in the row."""
+    return round(HEIGHT * sampled.info.width / sampled.info.height)
 
 
 def box_at(instance: Instance, frame: int) -> np.ndarray | None:
