@@ -35,7 +35,7 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
 
 def run_benchmark(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
     """One benchmark; options are fields of ``BenchmarkConfig``. Prints its table; returns the exit status."""
-    config = resolve(BenchmarkConfig, "", overrides, **options | {"model": _model(options, dry_run)})
+    config = resolve(BenchmarkConfig, "", overrides, **{**options, "model": _model(options, dry_run)})
     need_folder("--data-root", config.data_root)
     if dry_run:
         return show_plan("evaluate", config, _planned(config.benchmark, config))
@@ -51,7 +51,7 @@ def run_benchmarks(options: Mapping[str, Any], overrides: list[str], dry_run: bo
     Returns:
         3 where files of a benchmark are there and it could not be scored all the same.
     """
-    config = resolve(BenchmarksConfig, "", overrides, **options | {"model": _model(options, dry_run)})
+    config = resolve(BenchmarksConfig, "", overrides, **{**options, "model": _model(options, dry_run)})
     need_folder("--data-root", config.data_root)
     if dry_run:
         return show_plan("evaluate", config, "; ".join(_planned(name, config) for name in config.benchmarks))
