@@ -4,7 +4,7 @@ Options name what a run reads and writes; everything else is configuration, set 
 options. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
 
 Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 3 done, but some rows
-failed (ground, check-media) · 130 interrupted.
+failed (ground, check-media) or some benchmarks (evaluate) · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -175,20 +175,42 @@ def evaluate(
     benchmark: Annotated[str, typer.Option(help="Instead: a published benchmark, or all.", metavar="NAME")] = "",
     data_root: Annotated[str, typer.Option(help="Folder that holds a folder for each benchmark.", metavar="DIR")] = "",
     limit: Annotated[int, typer.Option(help="So many of the benchmark's queries; 0: all.", min=0)] = 0,
+    split: Annotated[str, typer.Option(help="Of the benchmark, if not the one that papers report.")] = "",
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
     """Score a model on held-out questions, or on a benchmark.
 
-    OUT/summary.json holds every score with its count, beside the baselines.
+    OUT/summary.json holds every score with its count, beside the baselines. With --benchmark, --model tiny is an
+    untrained model, to try the command.
     """
     if bool(data) == bool(benchmark) or bool(benchmark) != bool(data_root):
         raise typer.BadParameter("give --data, or --benchmark with --data-root")
-    from jobs.evaluate import run, run_benchmarks
+    if split and benchmark in ("", "all"):
+        raise typer.BadParameter("--split is for one --benchmark")
+    from jobs.evaluate import run, run_benchmark, run_benchmarks
 
+    options = {"model": model, "data_root": data_root, "limit": limit, "out": out}
+    if benchmark == "all":
+        return run_benchmarks(options, overrides or [], dry_run)
     if benchmark:
-        return run_benchmarks(model, benchmark, data_root, limit, out, overrides or [], dry_run)
+        return run_benchmark(options | {"benchmark": benchmark, "split": split}, overrides or [], dry_run)
     return run(model, data, out, overrides or [], dry_run)
+
+
+@app.command("benchmark-fixtures")
+def benchmark_fixtures(
+    out: Out,
+    num_videos: Annotated[int, typer.Option(help="Clips (or images) of each benchmark.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.", min=0)] = 0,
+) -> int:
+    """Write small stand-ins for the published benchmarks.
+
+    Their file names and schemas with moving shapes as videos, to try `evaluate --benchmark all --data-root OUT`.
+    """
+    from jobs.benchmark_fixtures import run
+
+    return run(out, num_videos, seed)
 
 
 @app.command()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jobs.common import finish, need_dataset, need_folder, need_model, resolve, show_plan
-from pipelines import storage
-from pipelines.benchmark import BenchmarkConfig, load_queries
-from pipelines.benchmark import run as evaluate_benchmark
+from jobs.errors import OK, SOME_FAILED
+from pipelines import benchmark, benchmark_suite, storage
+from pipelines.benchmark import BenchmarkConfig
+from pipelines.benchmark_suite import BenchmarksConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.evaluate import run as evaluate
 from pipelines.manifest import read_records
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import TASKS
-from spacevllm.evaluation.benchmarks import BENCHMARKS
+
+UNTRAINED = "tiny"
 
 
 def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) -> int:
@@ -30,26 +33,65 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     return 0
 
 
-def run_benchmarks(
-    model: str, name: str, data_root: str, limit: int, out: str, overrides: list[str], dry_run: bool
-) -> int:
-    """One benchmark into OUT, or with ``all`` each that has a folder below ``data_root`` into OUT/<name>."""
-    need_folder("--data-root", data_root)
-    need_model(model)
-    every = [known for known in BENCHMARKS if storage.is_folder(storage.join(data_root, known))]
-    if name == "all" and not every:
-        raise ConfigError(f"--data-root {data_root}: holds no folder named {', '.join(BENCHMARKS)}")
-    for one in every if name == "all" else [name]:
-        target = storage.join(out, one) if name == "all" else out
-        options = {"model": model, "benchmark": one, "data_root": data_root, "limit": limit, "out": target}
-        config = resolve(BenchmarkConfig, "", overrides, **options)
-        if dry_run:
-            show_plan("evaluate", config, f"{one}: {len(load_queries(one, data_root, limit)[0])} queries")
-            continue
-        summary = evaluate_benchmark(config)
-        print(storage.read_text(storage.join(target, "table.md")).strip())
-        finish(f"scores: {storage.join(target, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
-    return 0
+def run_benchmark(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
+    """One benchmark; options are fields of ``BenchmarkConfig``. Prints its table; returns the exit status."""
+    config = resolve(BenchmarkConfig, "", overrides, **{**options, "model": _model(options, dry_run)})
+    need_folder("--data-root", config.data_root)
+    if dry_run:
+        return show_plan("evaluate", config, _planned(config.benchmark, config))
+    summary = benchmark.run(config)
+    print(storage.read_text(storage.join(config.out, "table.md")).strip())
+    finish(f"scores: {storage.join(config.out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
+    return OK
+
+
+def run_benchmarks(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
+    """Every benchmark that is there; options are fields of ``BenchmarksConfig``. Prints one table.
+
+    Returns:
+        3 where files of a benchmark are there and it could not be scored all the same.
+    """
+    config = resolve(BenchmarksConfig, "", overrides, **{**options, "model": _model(options, dry_run)})
+    need_folder("--data-root", config.data_root)
+    if dry_run:
+        return show_plan("evaluate", config, "; ".join(_planned(name, config) for name in config.benchmarks))
+    summary = benchmark_suite.run(config)
+    for reason in summary["missing"].values():
+        print(f"spacevllm: {reason}", file=sys.stderr)
+    if not summary["benchmarks"]:
+        hint = "`spacevllm benchmark-fixtures --out DIR` writes small stand-ins to try"
+        raise ConfigError(f"--data-root {config.data_root}: no benchmark in it can be scored; {hint}")
+    print(storage.read_text(storage.join(config.out, "overview.md")).strip())
+    finish(f"scores: {storage.join(config.out, 'table.md')} ({len(summary['benchmarks'])} benchmarks)")
+    there = [name for name in summary["missing"] if storage.is_folder(storage.join(config.data_root, name))]
+    return SOME_FAILED if there else OK
+
+
+def _model(options: Mapping[str, Any], dry_run: bool) -> str:
+    """The model's folder. ``tiny``, unless a folder has that name: an untrained one, made beside the results."""
+    name, out = options["model"], options["out"]
+    if name != UNTRAINED or storage.exists(name):
+        need_model(name)
+        return str(name)
+    if not storage.is_local(out):
+        raise ConfigError(f"--model {name}: it is made in a local folder, and --out {out} is none")
+    folder = storage.join(out, "untrained", name)
+    if not dry_run and not storage.exists(storage.join(folder, "config.json")):
+        from spacevllm.model.untrained import save_untrained
+
+        save_untrained(folder)
+    return folder
+
+
+def _planned(name: str, config: benchmark.BenchmarkOptions) -> str:
+    split = config.split if isinstance(config, BenchmarkConfig) else ""
+    try:
+        queries = benchmark.load_queries(name, config.data_root, config.limit, split)
+    except ConfigError as error:
+        if isinstance(config, BenchmarkConfig):
+            raise
+        return f"{name}: not there ({error})"
+    return f"{name}: {len(queries.asked)} of {queries.counts['in_file']} queries"
 
 
 def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -86,6 +86,8 @@ def _load_instances(config: ScoreConfig, problems: Problems) -> list[Instance]:
         near = difflib.get_close_matches(config.benchmark, BENCHMARKS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
         raise ConfigError(f"--benchmark {config.benchmark}: no such benchmark; {hint}")
+    if config.split and config.split not in benchmark.published:
+        raise ConfigError(f"--split {config.split}: {config.benchmark} has {', '.join(benchmark.published) or 'none'}")
     instances: list[Instance] = []
     with ExitStack() as stack:
         further = {name: getattr(config, name) for name in ("boxes", "instances", "durations")}
@@ -96,15 +98,26 @@ def _load_instances(config: ScoreConfig, problems: Problems) -> list[Instance]:
                 raise ConfigError(f"--{name} is missing: {config.benchmark} needs it; get it from {benchmark.where}")
         paths: dict[str, Any] = {name: _local(f"--{name}", uri, stack) for name, uri in further.items() if uri}
         files = SourceFiles(_local("--annotations", config.annotations, stack), config.split)._replace(**paths)
-        for found in read_queries(config.benchmark, files):
-            if isinstance(found, Dropped):
-                problems.add(f"{found.file}, {found.key}", "unusable_annotation", found.reason)
-            else:
-                instances.append(found)
+        try:
+            for found in read_queries(config.benchmark, files):
+                if isinstance(found, Dropped):
+                    problems.add(f"{found.file}, {found.key}", "unusable_annotation", found.reason)
+                else:
+                    instances.append(found)
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({_expected(config.benchmark)})") from None
     if not instances:
         reasons = problems.to_dict().get("unusable_annotation", {}).get("first", "it holds none")
-        raise ConfigError(f"--annotations {config.annotations}: no query of {config.benchmark} can be read ({reasons})")
+        what = f"no query of {config.benchmark} can be read ({reasons})"
+        raise ConfigError(f"--annotations {config.annotations}: {what}; {_expected(config.benchmark)}")
     return instances
+
+
+def _expected(name: str) -> str:
+    """What its published files are called."""
+    benchmark = BENCHMARKS[name]
+    files = benchmark.files["annotations"].format(split=benchmark.split)
+    return f"{name} is scored against {files}, see docs/score-your-predictions.md"
 
 
 def _local(option: str, uri: str, stack: ExitStack) -> Path:
@@ -120,11 +133,13 @@ def _load_answers(config: ScoreConfig, instances: Sequence[Instance], problems: 
     by_id = {instance.id: instance for instance in instances} | {query_id(i): i for i in instances}
     with storage.open_read(config.predictions) as lines:
         answers = read_predictions(lines, by_id, problems)
-    kinds = problems.to_dict().keys() - {"unusable_annotation"}
-    if not answers and kinds and kinds <= {"not_json", "not_an_object"}:
-        kind = min(kinds)
-        first = problems.to_dict()[kind]["first"]
-        raise ConfigError(f"--predictions {config.predictions}: no line is a JSON object; {first}")
+    found = {kind: told for kind, told in problems.to_dict().items() if kind != "unusable_annotation"}
+    if not answers and found:
+        first = next(iter(found.values()))["first"]
+        hint = f"a line is a JSON object with an id like {query_id(instances[0])!r}"
+        raise ConfigError(f"--predictions {config.predictions}: no line can be used ({first}); {hint}")
+    if not answers:
+        print(f"spacevllm: --predictions {config.predictions} is empty: all queries count as missing", file=sys.stderr)
     return answers
 
 

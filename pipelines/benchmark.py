@@ -3,16 +3,17 @@
     DATA_ROOT/<benchmark>/<annotations>    as published, see ``BENCHMARKS[name].files``
     DATA_ROOT/<benchmark>/media/...        videos or images
 
-The same way through the model as every evaluation: ``evaluate.predicted``.
+The same way through the model as every evaluation: ``evaluate.predicted``. A query whose media is not there is not
+asked and not scored, but counted and named; one whose media cannot be read is scored 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -22,118 +23,149 @@ from pipelines.evaluate import DataRead, PredictConfig, predicted, questions, sa
 from pipelines.manifest import media_rows
 from pipelines.predict import LoadPredictor, load_predictor, row_to_answer
 from pipelines.stage import Summary, write_summary
+from pipelines.tracking import Run
+from pipelines.worst import write_worst
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance, instance_id
 from spacevllm.data.sources.base import Dropped, SourceFiles
-from spacevllm.evaluation.baselines import known_tracks
-from spacevllm.evaluation.benchmarks import BENCHMARKS, read_queries, score_benchmark
+from spacevllm.evaluation import fixtures
+from spacevllm.evaluation.annotations.tempcompass import judging
+from spacevllm.evaluation.benchmarks import BENCHMARKS, benchmark_baselines, query_id, read_queries, score_benchmark
+from spacevllm.evaluation.caption_judge import Judge, judge_captions
 from spacevllm.evaluation.protocols import PROTOCOLS
-from spacevllm.evaluation.published import PUBLISHED
-from spacevllm.evaluation.scoring import baseline_scores
+from spacevllm.evaluation.scoring import Answers
+from spacevllm.evaluation.tables import benchmark_lines
+
+NO_MEDIA, BEYOND_LIMIT = "its media is not there", "beyond --limit"
 
 
-class BenchmarkConfig(PredictConfig):
-    """``evaluate --benchmark``: as ``evaluate``, and OUT/table.md.
+class BenchmarkOptions(PredictConfig):
+    """What one benchmark and all of them share.
 
     Attributes:
-        benchmark: a name of ``BENCHMARKS``. data_root: the folder that holds a folder of that name.
-        limit: so many queries, the first of the file; 0: all.
+        data_root: the folder that holds a folder for each benchmark.
+        limit: so many queries, the first of the file whose media is there; 0: all.
+        judge, judge_model: address (up to /v1) and name of the model that judges tempcompass's captions.
+        worst: queries drawn in worst.html; 0: no such page.
+    """
+
+    data_root: str
+    limit: int = Field(default=0, ge=0)
+    judge: str = ""
+    judge_model: str = ""
+    worst: int = Field(default=24, ge=0)
+
+
+class BenchmarkConfig(BenchmarkOptions):
+    """``evaluate --benchmark``: as ``evaluate``, and OUT/table.md, OUT/worst.html, OUT/left_out.jsonl.
+
+    Attributes:
+        benchmark: a name of ``BENCHMARKS``.
+        split: which of its files; ``""``: the one that papers report.
     """
 
     benchmark: str
-    data_root: str
-    limit: int = Field(default=0, ge=0)
+    split: str = ""
+
+
+class Queries(NamedTuple):
+    """What a benchmark's files hold. ``left_out``: id, media and reason of what is not asked; ``counts`` of all."""
+
+    asked: list[Instance]
+    left_out: list[dict[str, str]]
+    counts: dict[str, int]
 
 
 def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summary:
     """Predicts what is missing, then scores everything.
 
     Returns:
-        The summary that is also OUT/summary.json: counts as in ``ground``, ``dropped`` annotations by reason,
+        The summary that is also OUT/summary.json: counts as in ``ground`` of what was asked, ``in_file`` and what was
+        not asked (``without_media``, ``beyond_limit``, ``dropped``), ``stand_in``: the files are this project's own,
         ``scores`` (``score_benchmark``; all protocols) and ``baselines``.
 
     Raises:
         ConfigError: unknown benchmark; annotations or all media missing: where to get them.
+        ConnectionError: the judge does not answer; what the model said is kept.
     """
-    instances, dropped = load_queries(config.benchmark, config.data_root, config.limit)
-    media = media_rows({i.media: storage.absolute(i.media) for i in instances})
-    if not any(media["version"].to_pylist()):
-        where = BENCHMARKS[config.benchmark].where
-        raise ConfigError(f"{instances[0].media}: no such file, nor any other of {config.benchmark}'s; get {where}")
-    data = DataRead(instance_id(*(i.id for i in instances)), config.benchmark)
-    with predicted(config, questions(media, instances), len(instances), data, load) as (stage, predictions, counts):
+    queries = load_queries(config.benchmark, config.data_root, config.limit, config.split)
+    media = media_rows({i.media: i.media for i in queries.asked})
+    data = DataRead(instance_id(*(i.id for i in queries.asked)), config.benchmark)
+    asked = questions(media, queries.asked)
+    with predicted(config, asked, len(queries.asked), data, load) as (stage, predictions, counts):
         found = {row["id"]: row for row in predictions.to_pylist()}
-        answers = {name: row_to_answer(row) for name, row in found.items()}
-        known = [_with_media(instance, found.get(instance.id, {})) for instance in instances]
+        known = [_with_media(instance, found.get(instance.id, {})) for instance in queries.asked]
+        known, answers = _judged(config, known, {name: row_to_answer(row) for name, row in found.items()})
         scores, rows = score_benchmark(config.benchmark, known, answers, list(PROTOCOLS), config.seed)
-        beside = _baselines(known, config.seed)
-        storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
-        table = "\n".join(table_lines(config.benchmark, counts["model_id"], scores, beside)) + "\n"
-        storage.write_text(storage.join(config.out, "table.md"), table)
-        stage.log_artifact(storage.join(config.out, "table.md"))
-        about = {"benchmark": config.benchmark, "dropped": dropped, "scores": scores, "baselines": beside}
+        split = config.split or BENCHMARKS[config.benchmark].split or "test"
+        about: dict[str, Any] = {"benchmark": config.benchmark, "split": split}
+        mark = storage.join(config.data_root, config.benchmark, fixtures.MARK)
+        about |= {"stand_in": storage.exists(mark), "task": known[0].task, **queries.counts, "scores": scores}
+        about["baselines"] = benchmark_baselines(config.benchmark, known, list(PROTOCOLS), config.seed)
+        _write(stage, config.out, {**counts, **about}, rows, queries.left_out)
+        if config.worst:
+            page = storage.join(config.out, "worst.html")
+            write_worst(page, known, answers, rows, found, config.worst, config.decode)
+            stage.log_artifact(page)
         return write_summary(stage, config.out, {"stage": "evaluate", **counts, **about})
 
 
-def load_queries(name: str, data_root: str, limit: int = 0) -> tuple[list[Instance], dict[str, int]]:
-    """The benchmark's queries, media as absolute paths, and how many were dropped for which reason.
+def load_queries(name: str, data_root: str, limit: int = 0, split: str = "") -> Queries:
+    """The benchmark's queries; media as absolute paths.
 
     Raises:
-        ConfigError: no such benchmark, files missing, no query in them.
+        ConfigError: no such benchmark or split, files or all media missing, no query in them.
     """
-    if name not in BENCHMARKS:
-        raise ConfigError(f"--benchmark {name}: no such benchmark; known: {', '.join(BENCHMARKS)}")
-    benchmark, folder = BENCHMARKS[name], Path(storage.absolute(data_root)) / name
-    paths = {kind: folder / path for kind, path in benchmark.files.items()}
-    for kind, path in paths.items():
-        if not path.exists() and kind != "boxes":  # VidSTG without boxes is scored by its spans
-            raise ConfigError(f"{path}: no such file: {name} needs it; get {benchmark.where}")
-    there: dict[str, Any] = {kind: path for kind, path in paths.items() if path.exists()}
-    files = SourceFiles(**there, split=benchmark.split, media_root=str(folder / "media"))
+    files = _files(name, data_root, split)
     instances: list[Instance] = []
-    dropped = Counter[str]()
+    left_out: list[dict[str, str]] = []
     for found in read_queries(name, files):
         if isinstance(found, Dropped):
-            dropped[found.reason] += 1
-        elif not limit or len(instances) < limit:
+            left_out.append({"id": found.key, "media": "", "reason": found.reason})
+        else:
             instances.append(found)
+    dropped = len(left_out)
     if not instances:
-        raise ConfigError(f"{paths['annotations']}: no query of {name} can be read ({dict(dropped)})")
-    return instances, dict(dropped)
+        first = left_out[0]["reason"] if left_out else "it holds none"
+        raise ConfigError(f"{files.annotations}: no query of {name} can be read ({first})")
+    there = {media for media in {i.media for i in instances} if storage.version(media)}
+    if not there:
+        first = instances[0].media
+        raise ConfigError(f"{first}: no such file, nor any other of {name}'s; {how_to_get(name, data_root)}")
+    present = [i for i in instances if i.media in there]
+    asked = present[: limit or None]
+    left_out += [_not_asked(i, NO_MEDIA) for i in instances if i.media not in there]
+    left_out += [_not_asked(i, BEYOND_LIMIT) for i in present[len(asked) :]]
+    counts = {"in_file": len(instances) + dropped, "dropped": dropped}
+    counts |= {"without_media": len(instances) - len(present), "beyond_limit": len(present) - len(asked)}
+    return Queries(asked, left_out, counts)
 
 
-def table_lines(
-    name: str, model: str, scores: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]
-) -> Iterator[str]:
-    """Markdown: for each protocol and each group a table in percent: the model, baselines, published scores."""
-    for protocol in beside:
-        whole = scores.get(protocol, scores)
-        apart = [key for key, value in whole.items() if isinstance(value, dict) and "n_queries" in value]
-        for group in ["", *apart]:
-            ours = whole[group] if group else whole
-            columns = [key for key, value in ours.items() if isinstance(value, float)]
-            yield f"\n## {' · '.join(part for part in (name, protocol, group) if part)}\n"
-            yield f"| | {' | '.join(columns)} | queries |"
-            yield "|---" * (len(columns) + 2) + "|"
-            yield _line(f"**{model}**", {key: 100 * ours[key] for key in columns}, columns, ours["n_queries"])
-            for title, values in beside[protocol].items():
-                if seen := values.get(group) if group else values:
-                    yield _line(title, {k: 100 * v for k, v in seen.items() if k in columns}, columns, "")
-            for title, values in PUBLISHED.get(name, {}).get(group, {}).items():
-                yield _line(title, values, columns, "")
+def how_to_get(name: str, data_root: str) -> str:
+    """Where a benchmark's files are to be had, and where they go."""
+    benchmark, folder = BENCHMARKS[name], Path(storage.absolute(data_root)) / name
+    needed = [path for kind, path in benchmark.files.items() if kind not in benchmark.takes]
+    files = " and ".join(needed).format(split=benchmark.split)
+    return f"get {benchmark.where}; put {files} into {folder} and the {benchmark.media} into {folder / 'media'}"
 
 
-def _line(title: str, values: Mapping[str, float], columns: Sequence[str], count: object) -> str:
-    numbers = [f"{values[key]:.1f}" if key in values else "" for key in columns]
-    return f"| {title} | {' | '.join(numbers)} | {count} |"
+def _files(name: str, data_root: str, split: str) -> SourceFiles:
+    if name not in BENCHMARKS:
+        raise ConfigError(f"--benchmark {name}: no such benchmark; known: {', '.join(BENCHMARKS)}, all")
+    benchmark, folder = BENCHMARKS[name], Path(storage.absolute(data_root)) / name
+    if split and split not in benchmark.published:
+        raise ConfigError(f"--split {split}: {name} has {', '.join(benchmark.published) or 'no splits'}")
+    split = split or benchmark.split
+    paths = {kind: folder / path.format(split=split) for kind, path in benchmark.files.items()}
+    for kind, path in paths.items():
+        if not path.exists() and kind not in benchmark.takes:  # VidSTG without boxes is scored by its spans
+            raise ConfigError(f"{path}: no such file; {how_to_get(name, data_root)}")
+    there: dict[str, Any] = {kind: path for kind, path in paths.items() if path.exists()}
+    return SourceFiles(**there, split=split, media_root=str(folder / "media"))
 
 
-def _baselines(instances: Sequence[Instance], seed: int) -> dict[str, dict[str, Summary]]:
-    """By protocol; benchmarks of one way to score have the protocol ``""``."""
-    task, tracks = instances[0].task, known_tracks(instances)
-    if task != "stvg":
-        return {"": baseline_scores(task, instances, tracks, seed)}
-    return {protocol: baseline_scores(task, instances, tracks, seed, protocol=protocol) for protocol in PROTOCOLS}
+def _not_asked(instance: Instance, reason: str) -> dict[str, str]:
+    return {"id": query_id(instance), "media": instance.media, "reason": reason}
 
 
 def _with_media(instance: Instance, row: Mapping[str, Any]) -> Instance:
@@ -141,3 +173,25 @@ def _with_media(instance: Instance, row: Mapping[str, Any]) -> Instance:
     if instance.num_frames or not row.get("num_frames"):
         return instance
     return dataclasses.replace(instance, num_frames=row["num_frames"], duration_s=row["duration_s"])
+
+
+def _judged(config: BenchmarkConfig, known: list[Instance], answers: Answers) -> tuple[list[Instance], Answers]:
+    if not config.judge or config.benchmark != "tempcompass":
+        return known, answers
+    if not config.judge_model:
+        raise ConfigError("judge is set, judge_model is not: say which model of the judge's server to ask")
+    questions_file = _files(config.benchmark, config.data_root, config.split).annotations
+    return judge_captions(known, dict(answers), judging(questions_file, known), Judge(config.judge, config.judge_model))
+
+
+def _write(
+    stage: Run, out: str, about: Mapping[str, Any], rows: list[dict[str, object]], left_out: Sequence[Mapping[str, str]]
+) -> None:
+    storage.write_table(storage.join(out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
+    texts = {
+        "table.md": "\n".join(benchmark_lines(about)) + "\n",
+        "left_out.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in left_out),
+    }
+    for name, text in texts.items():
+        storage.write_text(storage.join(out, name), text)
+        stage.log_artifact(storage.join(out, name))

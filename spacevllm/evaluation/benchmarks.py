@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from spacevllm.data import sources
 from spacevllm.data.instance import Instance, Task
 from spacevllm.data.sources.base import Dropped, SourceFiles
 from spacevllm.evaluation.annotations import egoschema, generic_stvg, mvbench, tempcompass, video_mme
-from spacevllm.evaluation.scoring import Answers, score
+from spacevllm.evaluation.baselines import known_tracks
+from spacevllm.evaluation.scoring import Answers, baseline_scores, score
 from spacevllm.evaluation.summary import Row, Summary, confidence, groups, means_and_counts
 
 
@@ -24,7 +27,8 @@ class Benchmark:
         apart: name of what its groups are (``Instance.sentence_type``), None: it has none.
         published: queries in each split. where: to get it.
         needs, takes: fields of ``SourceFiles`` beside ``annotations`` that it must or may have.
-        files: what ``evaluate`` reads below DATA_ROOT/<name>: field of ``SourceFiles`` → path. split: of them.
+        files: what ``evaluate`` reads below DATA_ROOT/<name>: field of ``SourceFiles`` → path, in which ``{split}``
+            stands for the split. split: the one that is reported. media: what its questions are about.
         mean_over_groups: its headline is the mean of the groups' means, however many questions each has.
     """
 
@@ -38,6 +42,7 @@ class Benchmark:
     mean_over_groups: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     split: str = ""
+    media: str = "videos"
 
 
 def _of_source(name: str, task: Task, apart: str | None = None, split: str = "", **files: str) -> Benchmark:
@@ -51,20 +56,25 @@ def _quiz(reader: Any, annotations: str, apart: str | None = None, mean_over_gro
     return Benchmark("qa", *about, mean_over_groups=mean_over_groups, files={"annotations": annotations})
 
 
-_UNC = {"split": "testA", "annotations": "refs(unc).p", "instances": "instances.json"}
+def _refcoco(name: str, refs: str, split: str) -> Benchmark:
+    of = _of_source(name, "rec", split=split, annotations=refs, instances="instances.json")
+    return dataclasses.replace(of, media="images")
+
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "hcstvg_v1": _of_source("hcstvg_v1", "stvg", split="test", annotations="test.json"),
-    "hcstvg_v2": _of_source("hcstvg_v2", "stvg", split="val", annotations="val_v2.json"),
-    "vidstg": _of_source("vidstg", "stvg", "sentence type", "test", annotations="test_annotations.json", boxes="vidor"),
-    "charades_sta": _of_source("charades_sta", "vtg", split="test", annotations="charades_sta_test.txt"),
-    "refcoco": _of_source("refcoco", "rec", **_UNC),
-    "refcoco+": _of_source("refcoco+", "rec", **_UNC),
-    "refcocog": _of_source("refcocog", "rec", **_UNC | {"split": "test", "annotations": "refs(umd).p"}),
+    "hcstvg_v1": _of_source("hcstvg_v1", "stvg", split="test", annotations="{split}.json"),
+    "hcstvg_v2": _of_source("hcstvg_v2", "stvg", split="val", annotations="{split}_v2.json"),
+    "vidstg": _of_source(
+        "vidstg", "stvg", "sentence type", "test", annotations="{split}_annotations.json", boxes="vidor"
+    ),
+    "charades_sta": _of_source("charades_sta", "vtg", split="test", annotations="charades_sta_{split}.txt"),
+    "refcoco": _refcoco("refcoco", "refs(unc).p", "testA"),
+    "refcoco+": _refcoco("refcoco+", "refs(unc).p", "testA"),
+    "refcocog": _refcoco("refcocog", "refs(umd).p", "test"),
     "mvbench": _quiz(mvbench, "json", "task", mean_over_groups=True),
     "video_mme": _quiz(video_mme, "test-00000-of-00001.parquet", "duration"),
     "tempcompass": _quiz(tempcompass, "questions", "task"),
-    "egoschema": _quiz(egoschema, "."),
+    "egoschema": _quiz(egoschema, "questions.json"),
     "generic_stvg": Benchmark(
         "stvg",
         generic_stvg.read,
@@ -116,8 +126,32 @@ def score_benchmark(
     return first if len(tables) == 1 else counts | tables, [row for rows in of.values() for row in rows]
 
 
+def benchmark_baselines(
+    name: str, instances: Sequence[Instance], protocols: Sequence[str], seed: int = 0
+) -> dict[str, dict[str, Summary]]:
+    """Protocol → baseline → its means and those of the groups; benchmarks of one way to score have the protocol ``""``.
+
+    Args:
+        instances: what the model was asked, so that both stand on the same queries.
+    """
+    task, tracks, table = instances[0].task, known_tracks(instances), partial(_means, BENCHMARKS[name])
+    if task != "stvg":
+        return {"": baseline_scores(task, instances, tracks, seed, table=table)}
+    return {p: baseline_scores(task, instances, tracks, seed, protocol=p, table=table) for p in protocols}
+
+
+def _means(benchmark: Benchmark, rows: Sequence[Row]) -> Summary:
+    apart = groups(rows) if benchmark.apart else {}
+    return means_and_counts(rows, _by(benchmark)) | {name: means_and_counts(group) for name, group in apart.items()}
+
+
 def _table(benchmark: Benchmark, rows: Sequence[Row], seed: int) -> Summary:
     apart = groups(rows) if benchmark.apart else {}
-    tables = {name: means_and_counts(group) | {"confidence": confidence(group, seed)} for name, group in apart.items()}
-    by = "sentence_type" if benchmark.mean_over_groups else None
-    return means_and_counts(rows, by) | {"confidence": confidence(rows, seed, by)} | tables
+    means = _means(benchmark, rows) | {"confidence": confidence(rows, seed, _by(benchmark))}
+    for name, group in apart.items():
+        means[name] |= {"confidence": confidence(group, seed)}
+    return means
+
+
+def _by(benchmark: Benchmark) -> str | None:
+    return "sentence_type" if benchmark.mean_over_groups else None

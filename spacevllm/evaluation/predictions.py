@@ -25,6 +25,7 @@ from spacevllm.evaluation.prediction import Prediction, Unreadable, clean_track
 from spacevllm.evaluation.scoring import Answer
 from spacevllm.model.answers import parse_span
 
+FIELDS = ("answer", "begin_frame", "end_frame", "begin_s", "end_s", "boxes")
 _LARGEST = 2**53  # up to here a float64 holds every integer
 
 
@@ -81,6 +82,9 @@ def read_predictions(
             problems.add(where, error.kind, str(error))
             continue
         note = partial(problems.add, f"line {number} ({fields['id']})")
+        if len(fields) > 1 and not fields.keys() & set(FIELDS):
+            found = ", ".join(sorted(fields.keys() - {"id"}))
+            note("unknown_fields", f"it has {found[:80]}, and none of {', '.join(FIELDS)}: it counts as missing")
         answers[instance.id] = _answer(fields, instance, note)
     return answers
 

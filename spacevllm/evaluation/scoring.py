@@ -136,24 +136,30 @@ def baseline_scores(
     seed: int = 0,
     draws: int = 10,
     protocol: str = HEADLINE,
+    table: Callable[[Sequence[Row]], Summary] = summarise,
 ) -> dict[str, Summary]:
-    """The table of scores of each of the task's baselines, by name."""
+    """The table of scores of each of the task's baselines, by name.
 
-    def one(answer: baselines.Baseline, draw: int) -> Summary:
+    Args:
+        table: makes it from rows, as the model's is made.
+    """
+
+    def rows(answer: baselines.Baseline, draw: int) -> list[Row]:
         answers = {i.id: answer(i, tracks, baselines.generator(i, seed, draw)) for i in instances}
-        return summarise(score(instances, answers, protocol))
+        return score(instances, answers, protocol)
 
-    scores = {name: one(answer, 0) for name, answer in baselines.CONSTANT[task].items()}
+    scores = {name: table(rows(answer, 0)) for name, answer in baselines.CONSTANT[task].items()}
     for name, answer in baselines.RANDOM[task].items():
-        scores[name] = _mean_summary([one(answer, draw) for draw in range(draws)])
+        scores[name] = _mean_summary([table(rows(answer, draw)) for draw in range(draws)])
     if task == "qa":
-        scores["random_option"] = scores["first_option"] | {"accuracy": _chance(instances)}
+        scores["random_option"] = table(_by_chance(instances, rows(baselines.first_option, 0)))
     return scores
 
 
-def _chance(instances: Sequence[Instance]) -> float:
-    """The expected accuracy of an option drawn blindly."""
-    return mean(1 / len(instance.options) for instance in instances if instance.options)
+def _by_chance(instances: Sequence[Instance], rows: Sequence[Row]) -> list[Row]:
+    """The rows with what an option drawn blindly is expected to get."""
+    pairs = zip(instances, rows, strict=True)
+    return [row | {"correct": 1 / len(i.options) if i.options else None} for i, row in pairs]
 
 
 def _mean_summary(summaries: Sequence[Summary]) -> Summary:

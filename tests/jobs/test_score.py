@@ -7,13 +7,12 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import benchmark_files
 import pytest
+from judge_server import judge_server
 from protocol_reference import scores
 
 from spacevllm.evaluation.benchmarks import BENCHMARKS
@@ -181,15 +180,32 @@ def test_unusable_files_are_one_line(cli, tmp_path):
     name = ("--benchmark", "generic_stvg")
     assert f"--predictions {none}: no such file" in refused(*name, *options, "--predictions", none)
     assert f"--predictions {tmp_path}: no such file" in refused(*name, *options, "--predictions", tmp_path)
-    assert "no line is a JSON object; line 1" in refused(*name, *options, "--predictions", text)
+    assert "no line can be used (line 1: " in refused(*name, *options, "--predictions", text)
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text('{"id": "zz", "begin_s": 1, "end_s": 2}\n{"video": "a"}\n')
+    assert "(line 1: no query has the id 'zz'); a line is a JSON object with an id like 'a'" in refused(
+        *name, *options, "--predictions", strange
+    )
     assert f"--annotations {none}: no such file" in refused(*name, "--annotations", none, "--predictions", good)
     assert "no query of generic_stvg" in refused(*name, "--annotations", text, "--predictions", good)
     assert "did you mean 'vidstg'" in refused("--benchmark", "vidsg", *options, "--predictions", good)
     assert "protocol" in refused(*name, *options, "--predictions", good, "--protocol", "loose")
     assert "--instances is missing" in refused("--benchmark", "refcoco", *options, "--predictions", good)
     assert "has no such file" in refused(*name, *options, "--predictions", good, "--boxes", tmp_path)
+    assert "--split val: generic_stvg has none" in refused(*name, *options, "--predictions", good, "--split", "val")
+    assert "vidstg is scored against test_annotations.json" in refused(
+        "--benchmark", "vidstg", "--annotations", text, "--predictions", good
+    )
     for native in ("hcstvg_v1", "vidstg", "charades_sta", "mvbench", "video_mme", "tempcompass", "egoschema"):
         refused("--benchmark", native, "--annotations", text, "--predictions", good)
+
+
+def test_a_line_without_an_answer_and_a_file_without_a_line_are_said(run, tmp_path):
+    options, perfect = benchmark_files.write("generic_stvg", tmp_path / "annotations")
+    result, error = run("generic_stvg", options, [perfect[0], {"id": 2, "start": 3, "end": 4}])
+    assert result["n_missing"] == 1 and "unknown_fields once: line 2 (2): it has end, start, and none of" in error
+    _, error = run("generic_stvg", options, [])
+    assert error.count("\n") == 1 and "is empty: all queries count as missing" in error
 
 
 def test_words_for_people(cli, tmp_path):
@@ -207,29 +223,9 @@ def test_words_for_people(cli, tmp_path):
 
 @pytest.fixture
 def judge():
-    """A server that speaks OpenAI's protocol: it chooses the option whose verb the caption uses; requests are kept."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, asked, self.headers["Authorization"]))
-            failing = asked["model"] == "broken" or (asked["model"] == "shaky" and len(seen) == 1)
-            content = "Answer: A" if "A man dunks" in asked["messages"][0]["content"] else "B"
-            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
-            self.send_response(500 if failing else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    server.shutdown()
-    server.server_close()
+    """It chooses the option whose verb the caption uses."""
+    with judge_server(lambda prompt: "A man dunks" in prompt) as server:
+        yield server
 
 
 def test_captions_through_a_judge(run, tmp_path, judge, monkeypatch):
