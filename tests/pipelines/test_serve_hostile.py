@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import psutil
 import pytest
-from serving import QUESTIONS, free_port, mutate, untrained
+from serving import QUESTIONS, mutate
 
-from pipelines.cluster import ray_session
-from pipelines.serve import ServeConfig
-from pipelines.serve.server import service
 from tests.conftest import write_mp4
 
 pytestmark = pytest.mark.slow
@@ -29,31 +27,19 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "model"
-    untrained().save(folder)
-    root = tmp_path_factory.mktemp("media")
-    config = ServeConfig(
-        model=str(folder),
-        port=free_port(),
-        media_root=str(root),
-        max_upload_mb=1,
-        max_questions=3,
-        decode_timeout_s=20,
-        decode_memory_mb=512,
-        max_frames=10_000,
-        store_mb=1,
-        frames_mb=8,
-        memory_mb=16,
-    )
-    with ray_session(), service(config) as url, httpx.Client(base_url=url, timeout=60) as http:
+def client(served):
+    with httpx.Client(base_url=served(), timeout=600) as http:
         yield http
 
 
 def replicas():
-    """Resident MiB of every replica of this test's Serve."""
-    found = psutil.Process().children(recursive=True)
-    return {p.pid: p.memory_info().rss >> 20 for p in found if "ServeReplica" in " ".join(p.cmdline())}
+    """Resident MiB of every replica of the running service. Other processes come and go meanwhile."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ServeReplica" in " ".join(process.cmdline()):
+                found[process.pid] = process.memory_info().rss >> 20
+    return found
 
 
 def problem(response):
@@ -71,6 +57,7 @@ def problem(response):
 def test_mutated_media(client, videos):
     dice = random.Random(SEED)
     files = [mutate(dice, dice.choice(videos)) for _ in range(FILES)]
+    assert len(set(files)) == FILES
 
     def send(data):
         return problem(client.post("/v1/ground", files={"file": ("a.mp4", data)}, data={"question": QUESTIONS[0]}))
@@ -199,12 +186,15 @@ def hostile(client):
 def test_hostile_requests(client):
     sent = list(hostile(client))
     assert len(sent) >= REQUESTS
-    before = replicas()
+    distinct, before = set(), replicas()
     for what, send in sent:
         response = send()
+        request = response.request
+        distinct.add((request.method, str(request.url), request.headers.get("content-type"), request.content))
         assert response.status_code != 200, (what, response.request.url, response.text[:200])
         assert problem(response), what
     for method, header in (("BREW", "x"), ("GET", "\x7f")):  # no HTTP at all: refused before there is a request
         assert client.request(method, "/v1/ground", headers={"x-header": header}).status_code == 400
+    assert len(distinct) >= REQUESTS
     assert replicas().keys() == before.keys()
     assert client.get("/healthz").status_code == 200

@@ -11,11 +11,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import QUESTIONS, assert_problem, decided, free_port
+from serving import QUESTIONS, assert_problem, metric
 
-from pipelines.cluster import ray_session
-from pipelines.serve import ServeConfig
-from pipelines.serve.server import service
 from tests.conftest import write_mp4
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -37,25 +34,20 @@ def media(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(media, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("decided") / "model"
-    decided("From 1.00s to 3.00s.").save(folder)
-    config = ServeConfig(
-        model=str(folder),
-        port=free_port(),
+def url(one_service, decided_model, media):
+    return one_service(
+        model=str(decided_model),
         media_root=str(media),
         api_key=KEY,
         max_inline_mb=1,
         replicas={"min": 2, "max": 2},
         ingress={"min": 1, "max": 2},
     )
-    with ray_session(), service(config) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=600) as http:
         yield http
 
 
@@ -76,7 +68,7 @@ def chromium():
 def page(chromium, url, request):
     context = chromium.new_context(color_scheme=request.param, viewport={"width": 1200, "height": 800})
     opened = context.new_page()
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(300_000)
     opened.failures = []
     opened.on("pageerror", lambda error: opened.failures.append(str(error)))
     opened.goto(url)
@@ -188,8 +180,7 @@ def test_the_key_is_needed_everywhere_but_for_the_page(client, url):
 
 def test_a_videos_questions_go_to_the_copy_that_remembers_it(client, tmp_path):
     def read():
-        lines = client.get("/metrics").text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("spacevllm_videos_read_total"))
+        return metric(client, "spacevllm_videos_read_total")
 
     before = read()
     for shade in (30, 60, 90):

@@ -80,18 +80,24 @@ def test_a_batch_answers_each_as_alone(predictor, clips):
     answers = answer_batch(predictor, asks)
     for ask, answer in zip(asks, answers, strict=True):
         [alone] = answer_batch(predictor, [Ask(f"{ask.key} alone", ask.questions, ask.clip)])
-        assert [tube["question"] for tube in answer] == list(ask.questions)
+        assert [tube.question for tube in answer] == list(ask.questions)
         for got, expected in zip(answer, alone, strict=True):
-            assert got["answer"] == expected["answer"]
-            np.testing.assert_allclose(got["boxes"], expected["boxes"], atol=0.05)
+            assert got.answer == expected.answer
+            np.testing.assert_allclose(got.sampled_boxes, expected.sampled_boxes, atol=0.05)
 
 
 def test_what_is_remembered_needs_no_frames(predictor, clips):
     assert answer_batch(predictor, [Ask("new", QUESTIONS)]) == [None]
     [first] = answer_batch(predictor, [Ask("new", QUESTIONS, clips[0])])
     [again] = answer_batch(predictor, [Ask("new", QUESTIONS)])
-    assert [tube["answer"] for tube in again] == [tube["answer"] for tube in first]
+    assert [tube.answer for tube in again] == [tube.answer for tube in first]
     assert Ask("new", QUESTIONS).cost == 1 and Ask("new", QUESTIONS, clips[0]).cost == predictor.num_frames
+
+
+def test_what_is_not_worth_remembering_is_not_remembered(predictor, clips):
+    before = predictor.memories.stats
+    [[tube]] = answer_batch(predictor, [Ask("film@0.000", QUESTIONS[:1], clips[0], keep=False)])
+    assert tube.question == QUESTIONS[0] and predictor.memories.stats == before
 
 
 def test_one_bad_request_costs_itself(predictor, clips):

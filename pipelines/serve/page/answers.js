@@ -1,5 +1,7 @@
 // The list of questions and answers, each in a colour of its own (the overlay's, in the same order).
 
+import { stretch } from "./time.js";
+
 const COLOURS = ["#ff8a3d", "#35b6f2", "#c58bff", "#ffd23f", "#ff6fa5", "#5ad1a0"];
 const template = document.getElementById("answer");
 
@@ -16,22 +18,24 @@ export class Answers {
   }
 
   clear() {
+    for (const entry of this.all) entry.stop.abort();
     this.all = [];
     this.list.replaceChildren();
     this.changed();
   }
 
-  // A question on its way; `settle` gives it its tube, `fail` its trouble.
+  // A question on its way; `tell` says how far it is, `settle` gives it its tube, `fail` its trouble.
   add(question) {
     const taken = this.all.map(({ colour }) => colour);
     const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[this.all.length % COLOURS.length];
     const item = template.content.firstElementChild.cloneNode(true);
-    const entry = { question, colour, item, tube: null, shown: true };
+    const entry = { question, colour, item, tube: null, best: null, shown: true, stop: new AbortController() };
     item.style.setProperty("--colour", colour);
     item.classList.add("waiting");
     item.querySelector(".asked").textContent = question;
     item.querySelector(".sure").textContent = "looking …";
     for (const part of item.querySelectorAll(".span, .copy")) part.hidden = true;
+    item.querySelector(".remove").textContent = "Cancel";
     item.querySelector(".chip").onclick = () => this.#toggle(entry);
     item.querySelector(".remove").onclick = () => this.#remove(entry);
     label(entry);
@@ -41,16 +45,29 @@ export class Answers {
     return entry;
   }
 
+  // Of a film, which takes its time: how many of its parts were looked at, and the best of them so far.
+  tell(entry, { done, total, best: [best] }) {
+    const bar = entry.item.querySelector(".walk");
+    bar.hidden = false;
+    bar.max = total;
+    bar.value = done;
+    const place = best ? `, best so far ${stretch(best.begin_s, best.end_s, 0)}` : "";
+    const step = done < total ? `looked at ${done} of ${total} parts` : "looking closer";
+    entry.item.querySelector(".sure").textContent = step + place;
+    entry.best = best;
+    this.changed();
+  }
+
   settle(entry, tube) {
     entry.tube = tube;
-    entry.item.classList.remove("waiting");
+    done(entry);
     const sure = entry.item.querySelector(".sure");
     if (tube.begin_s === null) {
       sure.textContent = tube.answer ? `no time in the answer: “${tube.answer}”` : "no answer";
     } else {
       const span = entry.item.querySelector(".span");
       span.hidden = false;
-      span.textContent = `${tube.begin_s.toFixed(2)} to ${tube.end_s.toFixed(2)} s`;
+      span.textContent = stretch(tube.begin_s, tube.end_s);
       span.onclick = () => this.goTo(tube);
       const confidence = `confidence ${Math.round(100 * tube.confidence)} %`;
       sure.textContent = tube.present === false ? `probably not there, ${confidence}` : confidence;
@@ -62,7 +79,7 @@ export class Answers {
   }
 
   fail(entry, trouble) {
-    entry.item.classList.remove("waiting");
+    done(entry);
     entry.item.classList.add("failed");
     entry.item.querySelector(".sure").textContent = trouble.message;
     this.changed();
@@ -75,11 +92,18 @@ export class Answers {
   }
 
   #remove(entry) {
+    entry.stop.abort();
     this.all = this.all.filter((other) => other !== entry);
     entry.item.remove();
     this.changed();
     document.getElementById("question").focus();
   }
+}
+
+function done({ item }) {
+  item.classList.remove("waiting");
+  item.querySelector(".walk").hidden = true;
+  item.querySelector(".remove").textContent = "Remove";
 }
 
 function label({ item, question, shown }) {

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { Answers, copyJson } from "./answers.js";
 import * as history from "./history.js";
 import { Player } from "./player.js";
+import { stretch } from "./time.js";
 
 const at = (id) => document.getElementById(id);
 const player = new Player();
@@ -89,9 +90,10 @@ async function ask(question) {
   at("status").textContent = "Looking";
   await attempt(async () => {
     try {
-      const { tubes } = await api.ask(asked.id, question);
-      if (video === asked) await answered(entry, tubes[0]);
+      const { tubes } = await api.ask(asked.id, question, (progress) => answers.tell(entry, progress), entry.stop.signal);
+      await answered(entry, tubes[0]);
     } catch (trouble) {
+      if (entry.stop.signal.aborted) return; // removed, or another video was opened
       answers.fail(entry, trouble);
       throw trouble;
     }
@@ -101,7 +103,7 @@ async function ask(question) {
 async function answered(entry, tube) {
   answers.settle(entry, tube);
   const found = tube.begin_s !== null;
-  at("status").textContent = found ? `Found from ${tube.begin_s.toFixed(1)} to ${tube.end_s.toFixed(1)} seconds` : "Not found";
+  at("status").textContent = found ? `Found from ${stretch(tube.begin_s, tube.end_s, 1)}` : "Not found";
   if (player.video.error || player.drawn) await cannotPlay();
   if (found) watch(tube);
 }

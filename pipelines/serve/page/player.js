@@ -1,5 +1,7 @@
 // The video, the boxes over it and the timeline below. An answer is {tube, colour, shown}.
 
+import { moment } from "./time.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
@@ -99,7 +101,7 @@ export class Player {
     this.boxes.replaceChildren(...shown.reverse().flatMap(({ tube, colour }) => box(boxAt(tube, seconds, this.frameOf), colour)));
     const { duration_s: duration = 0 } = this.probe ?? {};
     this.head.style.left = `${Math.min(100, (100 * seconds) / duration)}%`;
-    this.clock.textContent = `${seconds.toFixed(2)} of ${duration.toFixed(2)} s`;
+    this.clock.textContent = `${moment(seconds)} of ${moment(duration)}`;
     this.timeline.setAttribute("aria-valuenow", seconds.toFixed(2));
     this.timeline.setAttribute("aria-valuetext", `${seconds.toFixed(1)} seconds`);
   }
@@ -109,14 +111,16 @@ export class Player {
     this.button.setAttribute("aria-label", this.video.paused ? "Play" : "Pause");
   }
 
-  #track({ tube, colour, shown }) {
+  // A span, or the best so far of a film that is still looked at.
+  #track({ tube, best, colour, shown }) {
     const track = document.createElement("div");
-    track.className = shown === false ? "track off" : "track";
-    if (tube && tube.begin_s !== null) {
+    track.className = shown === false || !tube ? "track off" : "track";
+    const { begin_s: begin = null, end_s: end } = tube ?? best ?? {};
+    if (begin !== null) {
       const bar = document.createElement("i");
       bar.style.setProperty("--colour", colour);
-      bar.style.left = `${(100 * tube.begin_s) / tube.duration_s}%`;
-      bar.style.width = `max(3px, ${(100 * (tube.end_s - tube.begin_s)) / tube.duration_s}%)`;
+      bar.style.left = `${(100 * begin) / this.probe.duration_s}%`;
+      bar.style.width = `max(3px, ${(100 * (end - begin)) / this.probe.duration_s}%)`;
       track.append(bar);
     }
     return track;
