@@ -99,15 +99,30 @@ def _add_api(app: FastAPI, service: Service) -> None:
         with service.admitted():
             return await chat.complete(request, service)
 
-    @app.get("/v1/models", summary="The one model that is served, in OpenAI's form")
+    @app.get("/v1/models", summary="The one model that is served, in OpenAI's form", responses=described(401))
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": service.facts["model"], "object": "model", "owned_by": "spacevllm"}]}
+        return {"object": "list", "data": [chat.model_card(service)]}
+
+    @app.get("/v1/models/{name}", summary="The same, by its name", responses=described(401, 404))
+    async def model(name: str) -> dict[str, Any]:
+        chat.check_model(name, service)
+        return chat.model_card(service)
 
 
 def _add_files(app: FastAPI, service: Service) -> None:
     @app.get("/v1/videos/{video_id}", summary="What is known about a video", responses=described(401, 404))
     async def about(video_id: str) -> dict[str, Any]:
         return (await service.videos.get(video_id)).to_dict()
+
+    @app.delete(
+        "/v1/videos/{video_id}",
+        summary="Remove a video, its answers and its drawings",
+        status_code=204,
+        responses=described(401, 404),
+    )
+    async def remove(video_id: str) -> None:
+        """A file below the media root stays where it is."""
+        await service.videos.remove(video_id)
 
     @app.get(
         "/v1/videos/{video_id}/file",
@@ -165,6 +180,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
             "needs_key": bool(config.api_key.get_secret_value()),
             "names": bool(config.media_root or config.allowed_uris),
             "max_upload_mb": config.max_upload_mb,
+            "max_question_chars": config.max_question_chars,
             "model": service.facts["model"],
             "digest": service.facts["digest"],
         }

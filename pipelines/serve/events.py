@@ -36,18 +36,21 @@ def stream(work: Work, ended: Callable[[], None]) -> StreamingResponse:
     events: asyncio.Queue[str | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
+    def send(text: str | None) -> None:  # all by one way, so that they arrive in order
+        loop.call_soon_threadsafe(events.put_nowait, text)
+
     def tell(walked: Walked) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, event("progress", _progress(walked)))
+        send(event("progress", _progress(walked)))
 
     async def run() -> None:
         try:
-            events.put_nowait(event("result", await work(tell)))
+            send(event("result", await work(tell)))
         except Problem as problem:
-            events.put_nowait(event("problem", problem.document()))
+            send(event("problem", problem.document()))
         except Exception as error:
             log.exception("a streamed request failed")
-            events.put_nowait(event("problem", bug(error).document()))
-        events.put_nowait(None)
+            send(event("problem", bug(error).document()))
+        send(None)
 
     task = asyncio.create_task(run())
     task.add_done_callback(lambda _: ended())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
@@ -150,8 +150,13 @@ def _form_query(form: FormData) -> Query:
     if not isinstance(upload, UploadFile):
         raise Problem(400, "no_file", "the form needs a `file` field that holds the video")
     questions = [str(value) for name in ("question", "questions") for value in form.getlist(name)]
-    name = Path(upload.filename or "upload").name[:200] or "upload"
-    return Query(name, questions, upload, stream=form.get("stream") in ("true", "1"))
+    return Query(file_name(upload.filename or ""), questions, upload, stream=form.get("stream") in ("true", "1"))
+
+
+def file_name(sent: str) -> str:
+    """What a client calls its file, without folders and without what could disturb a log, a page or a terminal."""
+    name = "".join(filter(str.isprintable, re.split(r"[/\\]", sent)[-1]))
+    return name[:200] or "upload"
 
 
 @asynccontextmanager

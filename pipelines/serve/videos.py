@@ -22,7 +22,7 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.tube import Span, Tube
-from spacevllm.video.errors import VideoError
+from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
@@ -76,8 +76,14 @@ class Videos:
         """A video by its id alone. Raises Problem: 404."""
         video = await asyncio.to_thread(self.store.get, video_id)
         if video is None:
-            raise Problem(404, "unknown_video", f"{video_id[:60]}: not here, or not any more; send it again")
+            raise gone(video_id)
         return video
+
+    async def remove(self, video_id: str) -> None:
+        """Forgets a video, its answers and its drawings; a file below the media root stays. Raises Problem: 404."""
+        video = await self.get(video_id)
+        self._frames.drop(video.id)
+        await asyncio.to_thread(self.store.remove, video.id)
 
     async def frames(self, video: Video) -> SampledFrames:
         """What the model sees of it. Raises Problem: 422 if it cannot be decoded (any more)."""
@@ -110,6 +116,8 @@ class Videos:
                     await asyncio.to_thread(child.run, draw_overlay, video.path, drawn, str(path))
             except VideoError as error:
                 raise refusal(error, video) from None
+            except FileNotFoundError:
+                raise gone(video.id) from None
         return path
 
     def close(self) -> None:
@@ -166,8 +174,14 @@ class Videos:
         return clip
 
 
+def gone(video_id: str) -> Problem:
+    return Problem(404, "unknown_video", f"{video_id[:60]}: not here, or not any more; send it again")
+
+
 def refusal(error: VideoError, video: Video) -> Problem:
     """Why ``video`` cannot be used, under the name that the client knows."""
+    if isinstance(error, MissingVideo):  # it was there when it was asked about
+        return gone(video.id)
     detail = str(error).replace(video.path, video.name)
     log.warning("%s: %s", error.reason, detail)
     return Problem(422, error.reason, detail)
@@ -206,6 +220,10 @@ class _Frames:
         if key in self.kept:
             self.kept.move_to_end(key)
         return self.kept.get(key)
+
+    def drop(self, key: str) -> None:
+        if clip := self.kept.pop(key, None):
+            self.bytes -= clip.frames.nbytes
 
     def put(self, key: str, clip: SampledFrames) -> None:
         if key in self.kept:

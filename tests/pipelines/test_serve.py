@@ -202,6 +202,38 @@ def test_a_video_gets_an_id_and_is_asked_by_it(client, media):
 
 
 @pytest.mark.slow
+def test_a_video_may_be_removed_and_come_again(client, tmp_path):
+    file = write_mp4(tmp_path / "mine.mp4", shade=77)
+    sent = upload(client, file).json()
+    assert client.delete(f"/v1/videos/{sent['id']}").status_code == 204
+    for answer in (client.get(f"/v1/videos/{sent['id']}"), client.delete(f"/v1/videos/{sent['id']}")):
+        assert_problem(answer, 404, "unknown_video")
+    assert_problem(ask(client, video=sent["id"], question="what?"), 404, "unknown_video")
+    assert upload(client, file).json()["id"] == sent["id"]
+
+
+@pytest.mark.slow
+def test_videos_that_leave_while_they_are_asked(client, tmp_path):
+    """The same bytes sent, asked, drawn and removed by many at once: each gets an answer or hears that it is gone."""
+    files = [write_mp4(tmp_path / f"{i}.mp4", shade=90 + i).read_bytes() for i in range(2)]
+
+    def work(number):
+        video = client.post("/v1/videos", files={"file": files[number % 2]})
+        assert video.status_code == 200, video.text
+        address = f"/v1/videos/{video.json()['id']}"
+        later = [client.get, client.delete, lambda a: client.get(f"{a}/overlay", params={"question": QUESTIONS[:1]})]
+        answers = [ask(client, video=video.json()["id"], question=QUESTIONS[0]), later[number % 3](address)]
+        for answer in answers:
+            if answer.status_code not in (200, 204):
+                assert_problem(answer, 404, "unknown_video")
+        return video.json()["id"]
+
+    with ThreadPoolExecutor(6) as threads:
+        assert len(set(threads.map(work, range(24)))) == 2
+    assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.slow
 def test_overlay_of_the_last_or_a_given_question(client, media, tmp_path):
     video = client.post("/v1/videos", files={"file": write_mp4(tmp_path / "new.mp4").open("rb")}).json()["id"]
     assert_problem(client.get(f"/v1/videos/{video}/overlay"), 404, "nothing_asked")

@@ -106,14 +106,14 @@ def test_windows_that_cannot_be_read_any_more_are_counted(client, long_film):
 
 
 def streamed(work):
-    """(what was sent, whether the end was told)."""
+    """What is sent until the end, which is told."""
 
     async def run():
-        ended = []
-        response = stream(work, lambda: ended.append(True))
+        ended = asyncio.Event()
+        response = stream(work, ended.set)
         sent = [text async for text in response.body_iterator]
-        await asyncio.sleep(0)
-        return list(events("".join(sent).splitlines())), ended
+        await ended.wait()
+        return list(events("".join(sent).splitlines()))
 
     return asyncio.run(run())
 
@@ -126,12 +126,12 @@ def test_what_fails_later_is_an_event():
     async def break_down(tell):
         raise RuntimeError("a secret")
 
-    sent, ended = streamed(refuse)
-    assert [name for name, _ in sent] == ["progress", "problem"] and ended == [True]
+    sent = streamed(refuse)
+    assert [name for name, _ in sent] == ["progress", "problem"]
     assert sent[0][1] == {"done": 1, "total": 2, "best": [None]}
     assert sent[1][1]["reason"] == "truncated" and sent[1][1]["status"] == 422
-    [(name, problem)], ended = streamed(break_down)
-    assert (name, problem["reason"], ended) == ("problem", "internal_error", [True]) and "secret" not in str(problem)
+    [(name, problem)] = streamed(break_down)
+    assert (name, problem["reason"]) == ("problem", "internal_error") and "secret" not in str(problem)
 
 
 def test_a_stream_that_nobody_reads_ends_its_work():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 
+import av
 import httpx
 import psutil
 import pytest
@@ -75,6 +79,71 @@ def test_mutated_media(client, videos):
     assert all(after[pid] - before[pid] < MEMORY_MB for pid in before), (before, after)
     assert {"not_a_video", "truncated"} <= set(reasons) and reasons.count(None) < FILES / 2
     assert send(videos[1]) is None
+
+
+def png(width, height, bits=1):
+    """A picture of nothing but zeros: gigabytes for some kilobytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + width * bits // 8)) for _ in range(height)) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def lying_video(path, picture):
+    """Frames as large as ``picture`` in a container that says 64 x 48."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for number in range(4):
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            packet.time_base = Fraction(1, 8)
+            container.mux(packet)
+    return path.read_bytes()
+
+
+def test_small_files_that_claim_to_be_huge(client, videos, tmp_path):
+    picture = png(30_000, 30_000)
+    assert len(picture) < 200_000
+    head = bytearray(videos[0])
+    head[head.index(b"avc1") + 28 : head.index(b"avc1") + 32] = struct.pack(">HH", 30_000, 30_000)
+    bombs = {
+        "a.png": picture,
+        "a.mkv": lying_video(tmp_path / "a.mkv", picture),
+        "a.jpg": b"\xff\xd8\xff\xc0\0\x11\x08"
+        + struct.pack(">HH", 65_000, 65_000)
+        + b"\3\1\x22\0\2\x11\1\3\x11\1\xff\xd9",
+        "a.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + b"\xf0\0\0" + bytes(60),
+        "a.y4m": b"YUV4MPEG2 W30000 H30000 F25:1 C420\nFRAME\n",
+        "a.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='99999' height='99999'/>",
+    }
+    before = replicas()
+    for name, data in bombs.items():
+        sent = client.post("/v1/ground", files={"file": (name, data)}, data={"question": QUESTIONS[0]})
+        assert problem(sent), name
+    patched = client.post("/v1/videos", files={"file": ("a.mp4", bytes(head))})  # the stream itself says otherwise
+    assert patched.status_code == 200 or problem(patched)
+    after = replicas()
+    assert after.keys() == before.keys() and all(after[pid] - before[pid] < MEMORY_MB for pid in before)
+
+
+def test_headers_for_rays_own_proxy(client):
+    """It reads some of a request's headers before we do."""
+    for name in (
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "serve_multiplexed_model_id",
+        "x-request-id",
+    ):
+        for value in (b"\xff\xfe", b"-1", b"nan", b"?1", b"x" * 1000):
+            sent = client.get("/v1/models", headers=[(name.encode(), value)])
+            assert sent.status_code in (200, 400, 500), sent.text
+            assert "Traceback" not in sent.text
+    assert client.get("/v1/models").status_code == 200
 
 
 TEXTS = [

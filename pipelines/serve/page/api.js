@@ -18,6 +18,8 @@ const KIND = {
   no_media_root: "This server takes files only.",
   question_too_long: "This question is too long.",
   busy: "The server is busy. Please try again in a moment.",
+  offline: "The server does not answer.",
+  internal_error: "The server made a mistake.",
   not_ready: "The model is not ready yet. Please try again in a moment.",
 };
 
@@ -29,7 +31,7 @@ export class Trouble extends Error {
   }
 }
 
-const OFFLINE = { reason: "offline", detail: "The server does not answer." };
+const OFFLINE = { reason: "offline", detail: "Is it still running?" };
 let key = sessionStorage.getItem("spacevllm.key") ?? "";
 
 export function useKey(text) {

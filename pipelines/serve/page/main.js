@@ -8,7 +8,7 @@ import { stretch } from "./time.js";
 
 const at = (id) => document.getElementById(id);
 const player = new Player();
-const answers = new Answers(redraw, watch);
+const answers = new Answers(redraw, watch, ask);
 let settings = { needs_key: false, names: false, max_upload_mb: 0 };
 let video = null; // {id, name, probe} of the one that is open
 let waiting = null; // what a missing key kept from being done
@@ -17,6 +17,7 @@ function redraw() {
   player.show(answers.all);
   showEarlier();
   at("all").hidden = !answers.tubes.length;
+  at("save").hidden = !answers.drawable;
 }
 
 function watch(tube) {
@@ -94,8 +95,9 @@ async function ask(question) {
       await answered(entry, tubes[0]);
     } catch (trouble) {
       if (entry.stop.signal.aborted) return; // removed, or another video was opened
-      answers.fail(entry, trouble);
-      throw trouble;
+      answers.fail(entry, trouble); // it says what went wrong
+      if (trouble.reason === "no_key" || !(trouble instanceof api.Trouble)) throw trouble;
+      at("status").textContent = trouble.message;
     }
   });
 }
@@ -176,21 +178,30 @@ function wire() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    if (!event.dataTransfer.files[0]) return;
+    if (video) another(); // there one sees how far it is
+    open(event.dataTransfer.files[0]);
   });
   addEventListener("keydown", keys);
   at("address-form").onsubmit = (event) => {
     event.preventDefault();
+    at("progress").hidden = false;
+    at("progress").removeAttribute("value");
     attempt(async () => {
       const found = await api.name(at("address").value.trim());
       start(found, await api.file(found.id));
-    });
+    }).finally(() => (at("progress").hidden = true));
   };
   at("key-form").onsubmit = (event) => {
     event.preventDefault();
     api.useKey(at("key").value.trim());
     at("key-form").hidden = true;
     attempt(waiting ?? (async () => {}));
+  };
+  at("question").oninput = () => {
+    const [length, most] = [[...at("question").value].length, settings.max_question_chars];
+    const long = most && length > most;
+    at("question").setCustomValidity(long ? `A question has at most ${most} characters, this one has ${length}.` : "");
   };
   at("ask").onsubmit = (event) => {
     event.preventDefault();

@@ -35,7 +35,8 @@ function frames({ fps, times_s: times }) {
 export class Player {
   constructor() {
     [this.video, this.boxes, this.screen] = ["video", "boxes", "screen"].map(at);
-    [this.timeline, this.tracks, this.head, this.clock, this.button] = ["timeline", "tracks", "head", "clock", "play"].map(at);
+    [this.timeline, this.tracks, this.head, this.axis] = ["timeline", "tracks", "head", "axis"].map(at);
+    [this.clock, this.button] = ["clock", "play"].map(at);
     this.answers = [];
     this.drawn = false; // whether the boxes are in the picture already
     this.screen.onclick = this.button.onclick = () => this.toggle();
@@ -52,6 +53,7 @@ export class Player {
     this.screen.style.aspectRatio = `${probe.width} / ${probe.height}`;
     this.screen.style.maxWidth = `calc(64vh * ${probe.width / probe.height})`;
     this.timeline.setAttribute("aria-valuemax", probe.duration_s);
+    this.axis.replaceChildren(...ticks(probe.duration_s));
     this.play(blob, onerror);
     this.show([]);
   }
@@ -150,6 +152,15 @@ export class Player {
       this.video.ontimeupdate = () => this.paint(this.video.currentTime);
     }
   }
+}
+
+// The times of the beginning, the quarters and the end.
+function ticks(duration) {
+  return [0, 0.25, 0.5, 0.75, 1].map((share) => {
+    const tick = document.createElement("span");
+    tick.textContent = moment(share * duration, duration < 20 ? 1 : 0);
+    return tick;
+  });
 }
 
 // A line with a dark rim shows on any ground.
