@@ -141,8 +141,9 @@ class Service:
 
     async def _ground_film(self, video: Video, questions: Sequence[str], tell: Tell) -> list[Tube]:
         async def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
-            begin_s = shown_part(clip).begin_s
-            return _answered(await self._ask(Ask(f"{video.id}@{begin_s:.3f}", asked, clip, keep=False)))
+            part = shown_part(clip)  # what several ask of the same part shares a pass
+            key = f"{video.id}@{part.begin_s:.3f}-{part.end_s:.3f}"
+            return _answered(await self._ask(Ask(key, asked, clip, keep=False)))
 
         whole, num_frames = Span(0.0, video.facts["duration_s"]), self.facts["num_frames"]
         try:

@@ -110,10 +110,10 @@ def test_small_files_that_claim_to_be_huge(client, videos, tmp_path):
     picture = png(30_000, 30_000)
     assert len(picture) < 200_000
     head = bytearray(videos[0])
-    head[head.index(b"avc1") + 28 : head.index(b"avc1") + 32] = struct.pack(">HH", 30_000, 30_000)
+    head[head.rindex(b"avc1") + 28 : head.rindex(b"avc1") + 32] = struct.pack(">HH", 30_000, 30_000)
     bombs = {
         "a.png": picture,
-        "a.mkv": lying_video(tmp_path / "a.mkv", picture),
+        "a.mov": lying_video(tmp_path / "a.mov", picture),
         "a.jpg": b"\xff\xd8\xff\xc0\0\x11\x08"
         + struct.pack(">HH", 65_000, 65_000)
         + b"\3\1\x22\0\2\x11\1\3\x11\1\xff\xd9",

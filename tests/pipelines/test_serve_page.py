@@ -76,6 +76,7 @@ def page(chromium, url, request):
     opened.set_default_timeout(300_000)
     opened.failures = []
     opened.on("pageerror", lambda error: opened.failures.append(str(error)))
+    opened.on("console", lambda said: "Security Policy" in said.text and opened.failures.append(said.text))
     opened.goto(url)
     yield opened
     assert opened.failures == []
