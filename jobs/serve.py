@@ -17,9 +17,7 @@ def run(model: str, port: int, media_root: str, overrides: list[str], dry_run: b
     if dry_run:
         return show_plan("serve", config)
     print(f"starting the service with {model}", flush=True)
-    stopped = serve(
-        config, ready=lambda url: print(f"ready: {url}/v1/ground, page: {url}/, description: {url}/docs", flush=True)
-    )
+    stopped = serve(config, ready=_tell)
     finish(f"stopped: {stopped['url']}")
     return 0
 

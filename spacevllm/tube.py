@@ -150,6 +150,8 @@ class Tube:
             "boxes": [[f, *(round(float(v), 2) for v in b)] for f, b in zip(frames, self.boxes, strict=True)],
             "confidence": self.confidence,
             "present": self.present,
+            "windows": self.windows,
+            "windows_unread": self.windows_unread,
             "fps": self.fps,
             "num_frames": self.num_frames,
             "width": self.width,
@@ -169,5 +171,7 @@ class Tube:
             end_frame=row["end_frame"] if known else 0,
             boxes=boxes,
             present=row.get("present", known),
+            windows=row.get("windows", 1),
+            windows_unread=row.get("windows_unread", 0),
             **{key: row[key] for key in plain},
         )

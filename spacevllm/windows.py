@@ -43,6 +43,20 @@ class Candidate:
         return cls(replace(tube, begin_frame=0, end_frame=0, boxes=tube.boxes[:0].copy()), span, part)
 
 
+@dataclass(frozen=True)
+class Walked:
+    """How far a walk through a film has come.
+
+    Attributes:
+        done: windows looked at, unreadable ones included, of ``total``; then come the second looks.
+        best: of each question the surest answer so far, without dense boxes; None where no window's had a span.
+    """
+
+    done: int
+    total: int
+    best: Sequence[Tube | None]
+
+
 def is_film(duration_s: float, num_frames: int) -> bool:
     """Whether ``num_frames`` would lie too far apart."""
     return duration_s > num_frames * SECONDS_PER_FRAME
@@ -58,12 +72,20 @@ def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP) -> list
     return [Span(float(begin), min(float(begin) + length_s, whole.end_s)) for begin in begins]
 
 
-def ground_film(read: Read, ask: Ask, whole: Span, num_frames: int, questions: Sequence[str]) -> list[Tube]:
+def ground_film(
+    read: Read,
+    ask: Ask,
+    whole: Span,
+    num_frames: int,
+    questions: Sequence[str],
+    tell: Callable[[Walked], None] = lambda _: None,
+) -> list[Tube]:
     """One tube for each question about a film.
 
     Args:
         read: gives ``num_frames`` frames of a part. ask: gives a tube a question about them, in the film's seconds.
         whole: the part of the film to look at.
+        tell: called before the first window and after each.
 
     Returns:
         The tubes, in order; ``windows`` counts the windows that were asked, ``windows_unread`` those that could not be
@@ -74,18 +96,23 @@ def ground_film(read: Read, ask: Ask, whole: Span, num_frames: int, questions: S
     """
     length_s = num_frames * SECONDS_PER_FRAME
     found: list[list[Candidate]] = [[] for _ in questions]
+    surest: list[Tube | None] = [None] * len(questions)  # that have a span, so far
     spare: list[Tube] = []  # the surest answers of all, for questions that get no span anywhere
     errors, info, count = [], None, 0
-    for part, clip in _read_ahead(read, plan_windows(whole, length_s)):
+    parts = plan_windows(whole, length_s)
+    tell(Walked(0, len(parts), tuple(surest)))
+    for part, clip in _read_ahead(read, parts):
         if isinstance(clip, VideoError):
             errors.append(clip)
-            continue
-        tubes = ask(clip, questions)
-        info, count = clip.info, count + 1
-        spare = [max(pair, key=lambda t: t.confidence) for pair in zip(spare or tubes, tubes, strict=True)]
-        for kept, tube in zip(found, tubes, strict=True):
-            if tube.span is not None:
-                kept.append(Candidate.of(tube, tube.span, part))
+        else:
+            tubes = ask(clip, questions)
+            info, count = clip.info, count + 1
+            spare = [max(pair, key=_confidence) for pair in zip(spare or tubes, tubes, strict=True)]
+            for number, tube in enumerate(tubes):
+                if tube.span is not None:
+                    found[number].append(Candidate.of(tube, tube.span, part))
+                    surest[number] = max(filter(None, (surest[number], found[number][-1].tube)), key=_confidence)
+        tell(Walked(count + len(errors), len(parts), tuple(surest)))
     if info is None:
         raise errors[0]
     best = [join(kept, info, length_s / num_frames) if kept else tube for kept, tube in zip(found, spare, strict=True)]
@@ -186,6 +213,10 @@ def _merge(tube: Tube, seen: Sequence[Candidate], span: Span, info: VideoInfo) -
     return replace(
         tube, span=span, begin_frame=begin, end_frame=end, boxes=dense, sampled_frames=frames, sampled_boxes=boxes
     )
+
+
+def _confidence(tube: Tube) -> float:
+    return tube.confidence
 
 
 def _hull(a: Span, b: Span) -> Span:

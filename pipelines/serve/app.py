@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +12,10 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from pipelines.serve import chat, metrics
+from pipelines.serve.events import DESCRIPTION, stream
+from pipelines.serve.films import Tell
 from pipelines.serve.problems import described, install_handlers
-from pipelines.serve.requests import GroundRequest, VideoRequest, read_ground, read_video
+from pipelines.serve.requests import EVENTS, GroundRequest, VideoRequest, read_ground, read_video
 from pipelines.serve.requests import Query as Asked
 from pipelines.serve.security import PAGE_POLICY, Security
 from pipelines.serve.service import Service
@@ -22,6 +24,7 @@ from pipelines.serve.store import Video
 PAGE = Path(__file__).parent / "page"
 FILE = {"type": "string", "format": "binary", "description": "the video"}
 QUESTIONS = {"type": "array", "items": {"type": "string"}, "description": "one field for each question"}
+ANSWER = {"description": f"the tubes; {DESCRIPTION}", "content": {EVENTS: {}}}
 ABOUT = "Ask a video *when* and *where*. Every error is an RFC 9457 problem document with a stable `reason`."
 
 
@@ -61,27 +64,28 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/ground",
         summary="Where and when is what the questions ask for?",
-        responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
+        responses={200: ANSWER} | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
         openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
+        response_model=None,
     )
-    async def ground(request: Request) -> dict[str, Any]:
+    async def ground(request: Request) -> dict[str, Any] | StreamingResponse:
         """One tube for each question: its span in seconds and frames, and a box on every frame of the span.
 
         Boxes are `[frame, x1, y1, x2, y2]` in pixels of the upright picture; frames count from 0 and `end_frame` is
-        the first one after the span.
+        the first one after the span. With `stream` (or `Accept: text/event-stream`) events tell of progress; what
+        fails before the first of them is an error as ever.
         """
-        with service.admitted():
+        with ExitStack() as place:
+            place.enter_context(service.admitted())
             async with read_ground(request, service.config) as asked:
                 video = await _video(service, asked)
-                tubes = await service.ground(video, asked.questions, asked.video)
-        facts = service.facts
-        return {
-            "video": asked.video,
-            "id": video.id,
-            "model": facts["model"],
-            "digest": facts["digest"],
-            "tubes": tubes,
-        }
+
+            async def answer(tell: Tell = lambda _: None) -> dict[str, Any]:
+                tubes = await service.ground(video, asked.questions, asked.video, tell)
+                model = {name: service.facts[name] for name in ("model", "digest")}
+                return {"video": asked.video, "id": video.id, **model, "tubes": tubes}
+
+            return stream(answer, place.pop_all().close) if asked.stream else await answer()
 
     @app.post(
         "/v1/chat/completions",
@@ -95,15 +99,30 @@ def _add_api(app: FastAPI, service: Service) -> None:
         with service.admitted():
             return await chat.complete(request, service)
 
-    @app.get("/v1/models", summary="The one model that is served, in OpenAI's form")
+    @app.get("/v1/models", summary="The one model that is served, in OpenAI's form", responses=described(401))
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": service.facts["model"], "object": "model", "owned_by": "spacevllm"}]}
+        return {"object": "list", "data": [chat.model_card(service)]}
+
+    @app.get("/v1/models/{name}", summary="The same, by its name", responses=described(401, 404))
+    async def model(name: str) -> dict[str, Any]:
+        chat.check_model(name, service)
+        return chat.model_card(service)
 
 
 def _add_files(app: FastAPI, service: Service) -> None:
     @app.get("/v1/videos/{video_id}", summary="What is known about a video", responses=described(401, 404))
     async def about(video_id: str) -> dict[str, Any]:
         return (await service.videos.get(video_id)).to_dict()
+
+    @app.delete(
+        "/v1/videos/{video_id}",
+        summary="Remove a video, its answers and its drawings",
+        status_code=204,
+        responses=described(401, 404),
+    )
+    async def remove(video_id: str) -> None:
+        """A file below the media root stays where it is."""
+        await service.videos.remove(video_id)
 
     @app.get(
         "/v1/videos/{video_id}/file",
@@ -161,6 +180,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
             "needs_key": bool(config.api_key.get_secret_value()),
             "names": bool(config.media_root or config.allowed_uris),
             "max_upload_mb": config.max_upload_mb,
+            "max_question_chars": config.max_question_chars,
             "model": service.facts["model"],
             "digest": service.facts["digest"],
         }

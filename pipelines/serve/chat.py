@@ -47,7 +47,7 @@ class ChatRequest(BaseModel):
     """What is read of a request; other keys, such as ``temperature``, change nothing."""
 
     messages: list[Message] = Field(min_length=1)
-    model: str = ""
+    model: str = Field("", description="the one that is served, see /v1/models; it may be left out")
     stream: bool = False
 
 
@@ -55,11 +55,13 @@ async def complete(request: Request, service: Service) -> dict[str, Any] | Strea
     """The answer, whole or (``stream``) as events.
 
     Raises:
-        Problem: 400 no video or no question in it, and all that ``ground`` raises.
+        Problem: 400 no video or no question in it, 404 another model is asked for, and all that ``ground`` raises.
     """
     config = service.config
     most = (config.max_inline_mb << 20) * 4 // 3 + JSON_BYTES
     asked = parse(ChatRequest, await read_body(request, most, config.upload_timeout_s))
+    if asked.model:
+        check_model(asked.model, service)
     url, question = _last_video(asked.messages), _last_question(asked.messages)
     check_questions([question], config)
     video = await _open(url, service)
@@ -69,6 +71,17 @@ async def complete(request: Request, service: Service) -> dict[str, Any] | Strea
         return StreamingResponse(_events(text, service.facts["model"]), media_type="text/event-stream")
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     return _head("chat.completion", service.facts["model"]) | {"choices": [choice]}
+
+
+def model_card(service: Service) -> dict[str, Any]:
+    """The model in OpenAI's form."""
+    return {"id": service.facts["model"], "object": "model", "created": 0, "owned_by": "spacevllm"}
+
+
+def check_model(name: str, service: Service) -> None:
+    """Raises Problem: 404 for any other model than the one that is served."""
+    if name != service.facts["model"]:
+        raise Problem(404, "unknown_model", f"{name[:200]}: this server answers with {service.facts['model']!r} only")
 
 
 def answer_text(tube: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ if folder := os.environ.get(FOLDER_VARIABLE):
 REQUESTS = Counter("spacevllm_requests", "Requests answered.", ["route", "status"])
 REQUEST_SECONDS = Histogram("spacevllm_request_seconds", "From a request to its answer.", ["route"], buckets=_SECONDS)
 IN_WORK = Gauge("spacevllm_requests_in_work", "Requests in work or in line.", multiprocess_mode="livesum")
-REFUSED = Counter("spacevllm_problems", "Problem documents sent.", ["reason"])
+PROBLEMS = Counter("spacevllm_problems", "Problem documents sent.", ["reason"])
 DECODE_SECONDS = Histogram("spacevllm_decode_seconds", "Decoding of one video.", buckets=_SECONDS)
 BATCH_REQUESTS = Histogram("spacevllm_batch_requests", "Requests in one batch of the model.", buckets=_FRAMES)
 BATCH_FRAMES = Histogram("spacevllm_batch_frames", "Frames read in one batch of the model.", buckets=_FRAMES)

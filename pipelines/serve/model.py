@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from ray import serve
 
 from pipelines.serve import metrics
@@ -18,12 +21,14 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
 from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
+from spacevllm.tube import Tube
+from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 
 log = logging.getLogger(__name__)
 
 
-Answered = list[dict[str, Any]] | str | None  # tubes, or what went wrong; None: the video is not remembered
+Answered = list[Tube] | str | None  # tubes, or what went wrong; None: the video is not remembered
 
 
 @serve.deployment
@@ -33,6 +38,7 @@ class GroundModel:
     def __init__(self, config: ServeConfig) -> None:
         memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
         self.predictor = Predictor.load(config.model, config.device, memories=memories)
+        self.warm_up_s = warm_up(self.predictor)
         self.batch_frames = config.batch_frames
         self._batch.set_max_batch_size(config.batch_frames)  # type: ignore[attr-defined]
         self._batch.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
@@ -46,11 +52,12 @@ class GroundModel:
             "digest": predictor.digest,
             "num_frames": predictor.num_frames,
             "image_size": predictor.image_size,
+            "warm_up_s": self.warm_up_s,
             "memories": memories,
         }
 
-    async def ground(self, ask: Ask) -> list[dict[str, Any]] | None:
-        """One tube in JSON form for each question; None when the frames are needed and were not sent.
+    async def ground(self, ask: Ask) -> list[Tube] | None:
+        """One tube for each question; None when the frames are needed and were not sent.
 
         Raises:
             RuntimeError: the model failed on them.
@@ -72,6 +79,21 @@ class GroundModel:
         return answers
 
 
+def warm_up(predictor: Predictor) -> float:
+    """Seconds of a first answer, about a black clip. A copy that cannot give one is never sent a request."""
+    count, size = predictor.num_frames, predictor.image_size
+    numbers, times = np.arange(count), np.arange(count, dtype=np.float64)
+    info = VideoInfo(
+        path="black", width=size, height=size, fps=Fraction(1), num_frames=count, duration_s=float(count),
+        first_pts_s=0.0, rotation=0, mirrored=False, keyframes=(0,), independent_gops=True, times_s=times, pts=numbers,
+        time_base=Fraction(1), codec="", container="",
+    )  # fmt: skip
+    clip = SampledFrames(info, numbers, times, np.zeros((count, size, size, 3), np.uint8))
+    started = time.perf_counter()
+    predictor.ground(clip, ["what moves?"])
+    return time.perf_counter() - started
+
+
 def answer_batch(predictor: Predictor, asks: Sequence[Ask]) -> list[Answered]:
     """Answers in the order of ``asks``; those about one video share its prefill and one pass. Never raises."""
     videos: dict[str, list[int]] = {}
@@ -86,7 +108,8 @@ def answer_batch(predictor: Predictor, asks: Sequence[Ask]) -> list[Answered]:
             continue
         (metrics.VIDEOS_READ if clip is sent else metrics.VIDEOS_REMEMBERED).inc()
         frames += len(clip.frames) if clip is sent else 0
-        for i, answer in zip(rows, _answer_video(predictor, clip, key, [asks[i].questions for i in rows]), strict=True):
+        asked, kept = [asks[i].questions for i in rows], key if asks[rows[0]].keep else ""
+        for i, answer in zip(rows, _answer_video(predictor, clip, kept, asked), strict=True):
             answers[i] = answer
     metrics.BATCH_FRAMES.observe(frames)
     return answers
@@ -97,7 +120,7 @@ def _answer_video(
 ) -> list[Answered]:
     try:
         tubes = iter(predictor.ground(clip, [q for asked in questions for q in asked], key=key))
-        return [[next(tubes).to_dict() for _ in asked] for asked in questions]
+        return [[next(tubes) for _ in asked] for asked in questions]
     except Exception as error:
         if len(questions) > 1:  # one request's trouble is not that of the others
             return [_answer_video(predictor, clip, key, [asked])[0] for asked in questions]

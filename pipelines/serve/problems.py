@@ -10,6 +10,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from pipelines.serve.metrics import PROBLEMS
+
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "reason"],
@@ -38,15 +40,24 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.reason, self.detail, self.headers = status, reason, detail, dict(headers or {})
 
-    def response(self) -> JSONResponse:
-        body = {
+    def document(self) -> dict[str, Any]:
+        """What is sent, and counted as sent."""
+        PROBLEMS.labels(self.reason).inc()
+        return {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "reason": self.reason,
         }
-        return JSONResponse(body, self.status, self.headers, media_type="application/problem+json")
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.document(), self.status, self.headers, media_type="application/problem+json")
+
+
+def bug(error: Exception) -> Problem:
+    """What is told of an error that nobody foresaw."""
+    return Problem(500, "internal_error", f"{type(error).__name__}; the server's log has more")
 
 
 def described(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -69,9 +80,9 @@ def install_handlers(app: FastAPI) -> None:
         response.headers.update(error.headers or {})  # a 405 names the methods that are allowed
         return response
 
-    async def bug(_: Request, error: Exception) -> JSONResponse:  # starlette logs the traceback itself
-        return Problem(500, "internal_error", f"{type(error).__name__}; the server's log has more").response()
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:  # starlette logs the traceback itself
+        return bug(error).response()
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, bug)
+    app.add_exception_handler(Exception, unforeseen)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
@@ -19,6 +19,7 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 
 JSON_BYTES = 1 << 20  # of a body without a video in it
+EVENTS = "text/event-stream"
 
 
 class Body(BaseModel):
@@ -41,15 +42,20 @@ class GroundRequest(Body):
     )
     question: str | None = Field(None, examples=["the small red circle while it moves left"])
     questions: list[str] = Field([], description="several questions about the same video: it is decoded once")
+    stream: bool = Field(False, description="tell of progress, too: worth it for films, which are walked in windows")
 
 
 @dataclass
 class Query:
-    """What was asked. ``video`` is an id, a path or a URI or, with an ``upload``, a name to report."""
+    """What was asked. ``video`` is an id, a path or a URI or, with an ``upload``, a name to report.
+
+    ``stream``: the answer is wanted as events.
+    """
 
     video: str
     questions: list[str] = field(default_factory=list)
     upload: UploadFile | None = None
+    stream: bool = False
 
 
 B = TypeVar("B", bound=BaseModel)
@@ -74,7 +80,9 @@ async def read_ground(request: Request, config: ServeConfig) -> AsyncIterator[Qu
             query = _form_query(body)
         else:
             asked = parse(GroundRequest, body)
-            query = Query(asked.video, [*([] if asked.question is None else [asked.question]), *asked.questions])
+            questions = [*([] if asked.question is None else [asked.question]), *asked.questions]
+            query = Query(asked.video, questions, stream=asked.stream)
+        query.stream |= EVENTS in request.headers.get("accept", "")
         check_questions(query.questions, config)
         yield query
 
@@ -142,7 +150,13 @@ def _form_query(form: FormData) -> Query:
     if not isinstance(upload, UploadFile):
         raise Problem(400, "no_file", "the form needs a `file` field that holds the video")
     questions = [str(value) for name in ("question", "questions") for value in form.getlist(name)]
-    return Query(Path(upload.filename or "upload").name[:200] or "upload", questions, upload)
+    return Query(file_name(upload.filename or ""), questions, upload, stream=form.get("stream") in ("true", "1"))
+
+
+def file_name(sent: str) -> str:
+    """What a client calls its file, without folders and without what could disturb a log, a page or a terminal."""
+    name = "".join(filter(str.isprintable, re.split(r"[/\\]", sent)[-1]))
+    return name[:200] or "upload"
 
 
 @asynccontextmanager

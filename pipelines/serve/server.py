@@ -38,7 +38,7 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
     check_port(config.host, config.port)
     stop = threading.Event()
     # Ray installs handlers of its own when it starts: ours come after
-    with ray_session(None), _on_signals(stop), service(config) as url:
+    with ray_session(None), on_signals(stop), service(config) as url:
         if ready and not stop.is_set():
             ready(url)
         stop.wait()
@@ -117,7 +117,7 @@ def check_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _on_signals(stop: threading.Event) -> Iterator[None]:
+def on_signals(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set ``stop`` inside the context instead of ending the process."""
     kinds = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(kind, lambda *_: stop.set()) for kind in kinds]

@@ -15,11 +15,15 @@ from ray.serve.handle import DeploymentHandle
 
 from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.films import FilmWalks, Tell
 from pipelines.serve.problems import Problem
 from pipelines.serve.requests import check_questions
 from pipelines.serve.store import Video
-from pipelines.serve.videos import Videos
-from spacevllm.video.reader import SampledFrames
+from pipelines.serve.videos import Videos, refusal
+from spacevllm.tube import Span, Tube
+from spacevllm.video.errors import VideoError
+from spacevllm.video.reader import SampledFrames, shown_part
+from spacevllm.windows import is_film
 
 READY_TIMEOUT_S = 10.0
 BUSY = Problem(429, "busy", "too many requests are waiting: try again in a moment", {"retry-after": "1"})
@@ -28,11 +32,17 @@ _KNOWN = 10_000  # videos that the model may remember: names only
 
 @dataclass(frozen=True)
 class Ask:
-    """Questions about one video. key: names its bytes. clip: its frames; None where the model may remember them."""
+    """Questions about one video.
+
+    Attributes:
+        key: names its bytes. clip: its frames; None where the model may remember them.
+        keep: whether it is worth remembering; a film's windows would push out everything else.
+    """
 
     key: str
     questions: Sequence[str]
     clip: SampledFrames | None = None
+    keep: bool = True
 
     @property
     def cost(self) -> int:
@@ -54,6 +64,7 @@ class Service:
         self.facts: dict[str, Any] = {}
         self._in_work = 0
         self._read: OrderedDict[str, None] = OrderedDict()
+        self._walks = FilmWalks(config.max_requests)
 
     async def start(self) -> None:
         """Waits for the model."""
@@ -61,6 +72,7 @@ class Service:
         self.videos = Videos(self.config, self.folder, self.facts["num_frames"], self.facts["image_size"])
 
     def close(self) -> None:
+        self._walks.close()
         self.videos.close()
 
     @contextmanager
@@ -89,21 +101,18 @@ class Service:
             raise Problem(503, "not_ready", f"the model does not answer ({type(error).__name__})") from None
         return facts
 
-    async def ground(self, video: Video, questions: Sequence[str], name: str = "") -> list[dict[str, Any]]:
+    async def ground(
+        self, video: Video, questions: Sequence[str], name: str = "", tell: Tell = lambda _: None
+    ) -> list[dict[str, Any]]:
         """One tube in JSON form for each question; what was asked before is asked anew.
 
         Args:
             name: what the tubes call the video; default: its name.
+            tell: called after each window of a film, from another thread.
         """
-        tubes = None
-        if video.id in self._read:  # its frames need not travel
-            tubes = await self._ask(Ask(video.id, questions))
-        if tubes is None:
-            tubes = await self._ask(Ask(video.id, questions, await self.videos.frames(video)))
-        if tubes is None:
-            raise Problem(500, "internal_error", "the model took the frames and did not answer")
-        self._note(video.id)
-        tubes = [{**tube, "video": name or video.name} for tube in tubes]
+        walk = is_film(video.facts["duration_s"], self.facts["num_frames"])
+        found = await (self._ground_film(video, questions, tell) if walk else self._ground_at_once(video, questions))
+        tubes = [{**tube.to_dict(), "video": name or video.name} for tube in found]
         await asyncio.to_thread(self.videos.store.remember, video, tubes)
         return tubes
 
@@ -121,9 +130,30 @@ class Service:
             known |= {tube["question"]: tube for tube in await self.ground(video, new)}
         return await self.videos.draw(video, [known[question] for question in questions])
 
-    async def _ask(self, ask: Ask) -> list[dict[str, Any]] | None:
+    async def _ground_at_once(self, video: Video, questions: Sequence[str]) -> list[Tube]:
+        tubes = None
+        if video.id in self._read:  # its frames need not travel
+            tubes = await self._ask(Ask(video.id, questions))
+        if tubes is None:
+            tubes = await self._ask(Ask(video.id, questions, await self.videos.frames(video)))
+        self._note(video.id)
+        return _answered(tubes)
+
+    async def _ground_film(self, video: Video, questions: Sequence[str], tell: Tell) -> list[Tube]:
+        async def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
+            part = shown_part(clip)  # what several ask of the same part shares a pass
+            key = f"{video.id}@{part.begin_s:.3f}-{part.end_s:.3f}"
+            return _answered(await self._ask(Ask(key, asked, clip, keep=False)))
+
+        whole, num_frames = Span(0.0, video.facts["duration_s"]), self.facts["num_frames"]
         try:
-            tubes: list[dict[str, Any]] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
+            return await self._walks.ground(self.videos.reader(video), ask, whole, num_frames, questions, tell)
+        except VideoError as error:
+            raise refusal(error, video) from None
+
+    async def _ask(self, ask: Ask) -> list[Tube] | None:
+        try:
+            tubes: list[Tube] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
         except BackPressureError:
             raise BUSY from None
         except DeploymentUnavailableError:
@@ -135,3 +165,9 @@ class Service:
         self._read.move_to_end(video_id)
         while len(self._read) > _KNOWN:
             self._read.popitem(last=False)
+
+
+def _answered(tubes: list[Tube] | None) -> list[Tube]:
+    if tubes is None:
+        raise Problem(500, "internal_error", "the model took the frames and did not answer")
+    return tubes

@@ -26,6 +26,7 @@ from pipelines.serve.problems import Problem
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_EMBEDDING = tuple(map(ipaddress.ip_network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
 _SCHEMES = ("s3", "gs", "gcs", "abfs", "az", "http", "https")
 
 
@@ -187,8 +188,16 @@ def _check_literal(uri: str, private: bool) -> None:
 
 def _is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not found.is_multicast
+    return all(a.is_global and not a.is_multicast for a in (found, *_carried(found)))
+
+
+def _carried(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    """The IPv4 address that packets to an IPv6 one may end at."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.sixtofour:
+            yield address.sixtofour
+        if any(address in network for network in _EMBEDDING):
+            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 def _private(uri: str) -> Problem:

@@ -85,8 +85,14 @@ class VideoStore:
         if not video.version:
             video = Video(**{**asdict(video), "path": str(target / CONTENT)})
         storage.write_json(incoming / ABOUT, asdict(video))
-        with suppress(OSError):  # somebody else has just added the same
-            os.rename(incoming, target)
+        for _ in range(3):
+            try:
+                os.rename(incoming, target)
+                break
+            except OSError:
+                if self.get(video.id):  # somebody else has just added the same
+                    break
+                self.remove(video.id)  # half a video, as a killed process leaves it
         self._trim(keep=video.id)
         return self.get(video.id) or video
 
@@ -96,9 +102,9 @@ class VideoStore:
         for tube in tubes:
             asked.pop(tube["question"], None)
             asked[tube["question"]] = dict(tube)
-        with suppress(OSError):  # it has left in the meantime
-            if (self.root / video.id).is_dir():
-                storage.write_json(self.root / video.id / ASKED, list(asked.values())[-TUBES_KEPT:])
+        with suppress(FileNotFoundError), self.incoming() as folder:  # not found: the video has left in the meantime
+            storage.write_json(folder / ASKED, list(asked.values())[-TUBES_KEPT:])
+            os.replace(folder / ASKED, self.root / video.id / ASKED)
 
     def asked(self, video: Video) -> list[dict[str, Any]]:
         try:
@@ -111,19 +117,28 @@ class VideoStore:
         """For what is made of it."""
         return self.root / video.id
 
+    def remove(self, video_id: str) -> None:
+        """With all that was made of it; gone at once for whoever looks, if it was here at all."""
+        with suppress(FileNotFoundError), self.incoming() as folder:
+            os.rename(self.root / video_id, folder / video_id)
+
     def _trim(self, keep: str) -> None:
-        folders = sorted(self._folders(), key=lambda entry: entry.stat().st_mtime)
-        sizes = {folder: sum(file.stat().st_size for file in os.scandir(folder)) for folder in folders}
-        total = sum(sizes.values())
-        for folder in folders:
+        folders = sorted(self._folders())
+        total = sum(size for _, size, _ in folders)
+        for _, size, name in folders:
             if total <= self.max_bytes:
                 return
-            if folder.name != keep:
-                shutil.rmtree(folder, ignore_errors=True)
-                total -= sizes[folder]
+            if name != keep:
+                self.remove(name)
+                total -= size
 
-    def _folders(self) -> Iterator[Path]:
-        return (folder for folder in self.root.iterdir() if ID.fullmatch(folder.name))
+    def _folders(self) -> Iterator[tuple[float, int, str]]:
+        """When each was used last, its bytes and its name; one that leaves meanwhile is left out."""
+        for folder in self.root.iterdir():
+            if ID.fullmatch(folder.name):
+                with suppress(FileNotFoundError):
+                    size = sum(file.stat().st_size for file in os.scandir(folder))
+                    yield folder.stat().st_mtime, size, folder.name
 
 
 def content_id(path: Path) -> str:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,8 +21,8 @@ from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
 from spacevllm.drawing.overlay import draw_overlay
-from spacevllm.tube import Tube
-from spacevllm.video.errors import VideoError
+from spacevllm.tube import Span, Tube
+from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
@@ -76,8 +76,14 @@ class Videos:
         """A video by its id alone. Raises Problem: 404."""
         video = await asyncio.to_thread(self.store.get, video_id)
         if video is None:
-            raise Problem(404, "unknown_video", f"{video_id[:60]}: not here, or not any more; send it again")
+            raise gone(video_id)
         return video
+
+    async def remove(self, video_id: str) -> None:
+        """Forgets a video, its answers and its drawings; a file below the media root stays. Raises Problem: 404."""
+        video = await self.get(video_id)
+        self._frames.drop(video.id)
+        await asyncio.to_thread(self.store.remove, video.id)
 
     async def frames(self, video: Video) -> SampledFrames:
         """What the model sees of it. Raises Problem: 422 if it cannot be decoded (any more)."""
@@ -87,13 +93,31 @@ class Videos:
             self._frames.put(video.id, clip)
         return clip
 
+    def reader(self, video: Video) -> Callable[[Span], Coroutine[Any, Any, SampledFrames]]:
+        """Reads parts of a film, as the model sees them; what it gives raises VideoError."""
+        info: VideoInfo | None = None
+
+        async def read(part: Span) -> SampledFrames:
+            nonlocal info
+            clip = await self._sample(video.path, part, info)
+            info = clip.info  # its packets are listed once
+            return clip
+
+        return read
+
     async def draw(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> Path:
         """An MP4 of the video with these tubes (in JSON form) drawn in; drawn once. Raises Problem: 422."""
         digest = hashlib.sha256(json.dumps(tubes, sort_keys=True).encode()).hexdigest()[:16]
         path = self.store.folder(video) / f"overlay-{digest}.mp4"
         if not path.exists():
             drawn = [Tube.from_dict(tube) for tube in tubes]
-            await self._guarded(self._drawers, video.name, draw_overlay, video.path, drawn, str(path))
+            try:
+                async with self._drawers.one() as child:
+                    await asyncio.to_thread(child.run, draw_overlay, video.path, drawn, str(path))
+            except VideoError as error:
+                raise refusal(error, video) from None
+            except FileNotFoundError:
+                raise gone(video.id) from None
         return path
 
     def close(self) -> None:
@@ -129,29 +153,38 @@ class Videos:
             return await asyncio.to_thread(self.store.add, empty, video)
 
     async def _decode(self, path: str, video: Video) -> SampledFrames:
-        config = self.config
-        limits = config.max_pixels, config.max_frames
-        with DECODE_SECONDS.time():
-            clip: SampledFrames = await self._guarded(
-                self._decoders, video.name, sample_resized, path, self.num_frames, self.image_size, *limits
-            )
+        try:
+            clip = await self._sample(path)
+        except VideoError as error:
+            raise refusal(error, video) from None
         if clip.info.duration_s == 0:
             raise Problem(422, "still_image", f"{video.name} is a picture: it has no time to ask about")
-        if clip.info.duration_s > config.max_duration_s:
-            seconds = f"{clip.info.duration_s:.0f} s, at most {config.max_duration_s:.0f} s are taken"
+        if clip.info.duration_s > self.config.max_duration_s:
+            seconds = f"{clip.info.duration_s:.0f} s, at most {self.config.max_duration_s:.0f} s are taken"
             raise Problem(422, "too_large", f"{video.name} lasts {seconds}")
         return clip
 
-    async def _guarded(
-        self, pool: _Pool, name: str, function: Callable[..., Any], path: str, *arguments: Any
-    ) -> Any:  # fmt: skip
-        async with pool.one() as child:
-            try:
-                return await asyncio.to_thread(child.run, function, path, *arguments)
-            except VideoError as error:
-                detail = str(error).replace(path, name)
-                log.warning("%s: %s", error.reason, detail)
-                raise Problem(422, error.reason, detail) from None
+    async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
+        size, limits = (self.num_frames, self.image_size), (self.config.max_pixels, self.config.max_frames)
+        async with self._decoders.one() as child:
+            with DECODE_SECONDS.time():
+                clip: SampledFrames = await asyncio.to_thread(
+                    child.run, sample_resized, path, *size, *limits, part, info
+                )
+        return clip
+
+
+def gone(video_id: str) -> Problem:
+    return Problem(404, "unknown_video", f"{video_id[:60]}: not here, or not any more; send it again")
+
+
+def refusal(error: VideoError, video: Video) -> Problem:
+    """Why ``video`` cannot be used, under the name that the client knows."""
+    if isinstance(error, MissingVideo):  # it was there when it was asked about
+        return gone(video.id)
+    detail = str(error).replace(video.path, video.name)
+    log.warning("%s: %s", error.reason, detail)
+    return Problem(422, error.reason, detail)
 
 
 class _Pool:
@@ -187,6 +220,10 @@ class _Frames:
         if key in self.kept:
             self.kept.move_to_end(key)
         return self.kept.get(key)
+
+    def drop(self, key: str) -> None:
+        if clip := self.kept.pop(key, None):
+            self.bytes -= clip.frames.nbytes
 
     def put(self, key: str, clip: SampledFrames) -> None:
         if key in self.kept:

@@ -1,14 +1,20 @@
-"""What the tests of the service share: an untrained tiny model on disk, a free port, problem documents, bad files."""
+"""What the tests of the service share: one running service, tiny models, a film, problem documents, bad files."""
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 
+import av
+import numpy as np
 import torch
 
+from pipelines.serve import ServeConfig
+from pipelines.serve.server import service
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
@@ -16,18 +22,44 @@ from spacevllm.model.tokenizer import build_tiny_tokenizer
 from spacevllm.predictor import Predictor
 
 QUESTIONS = ["the small red circle while it moves left", "what grows?"]
+PORTS = range(20_000, 32_000)  # below what systems give to outgoing connections, above what Ray's workers take
+
+
+class OneService:
+    """One service at a time (Ray Serve has one HTTP port); asked for with the same options again, it is still there."""
+
+    def __init__(self):
+        self.options, self.url, self.running = None, "", ExitStack()
+
+    def __call__(self, **options):
+        if options != self.options:
+            self.close()
+            self.url = self.running.enter_context(service(ServeConfig(port=free_port(), **options)))
+            self.options = options
+        return self.url
+
+    def close(self):
+        self.options = None
+        self.running.close()
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """No port that an outgoing connection of somebody else may take before it is listened on."""
+    while True:
+        with socket.socket() as probe:
+            port = random.SystemRandom().choice(PORTS)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def untrained():
+    """Always the same random weights, whatever ran before."""
     tokenizer = build_tiny_tokenizer([*QUESTIONS, "From 1.00s to 2.00s."])
     config = tiny_config(len(tokenizer))
-    return Predictor(SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config))
+    return Predictor(_model(config), SpaceVLLMProcessor(tokenizer, config))
 
 
 def decided(answer):
@@ -39,7 +71,7 @@ def decided(answer):
     tokenizer = build_tiny_tokenizer([*QUESTIONS, answer])
     tokenizer.add_tokens([answer])
     config = tiny_config(len(tokenizer))
-    model, processor = SpaceVLLM(config), SpaceVLLMProcessor(tokenizer, config)
+    model, processor = _model(config), SpaceVLLMProcessor(tokenizer, config)
     last = processor.segment(Question("stvg", QUESTIONS[0])).ids[-1]
     said = tokenizer.convert_tokens_to_ids(answer)
     with torch.no_grad():
@@ -55,6 +87,41 @@ def decided(answer):
             table[said, :2] = torch.tensor([2.0, 1.0])
             table[processor.end_of_turn, 1] = 10
     return Predictor(model, processor)
+
+
+def _model(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SpaceVLLM(config)
+
+
+def write_film(path, seconds):
+    """A picture a second, 32 x 32: light grows from one minute to the next."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "g": "60"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for second in range(seconds):
+            picture = np.full((32, 32, 3), second // 60 % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def events(lines):
+    """(name, data) of each server-sent event; heartbeats are left out."""
+    name = ""
+    for line in lines:
+        kind, _, text = line.partition(": ")
+        if kind == "event":
+            name = text
+        elif kind == "data":
+            yield name, json.loads(text)
+
+
+def metric(client, name):
+    """The sum of all samples whose line begins so."""
+    found = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 def assert_problem(response, status, reason):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fractions import Fraction
 
+import av
 import httpx
 import psutil
 import pytest
-from serving import QUESTIONS, free_port, mutate, untrained
+from serving import QUESTIONS, mutate
 
-from pipelines.cluster import ray_session
-from pipelines.serve import ServeConfig
-from pipelines.serve.server import service
 from tests.conftest import write_mp4
 
 pytestmark = pytest.mark.slow
@@ -29,31 +31,19 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "model"
-    untrained().save(folder)
-    root = tmp_path_factory.mktemp("media")
-    config = ServeConfig(
-        model=str(folder),
-        port=free_port(),
-        media_root=str(root),
-        max_upload_mb=1,
-        max_questions=3,
-        decode_timeout_s=20,
-        decode_memory_mb=512,
-        max_frames=10_000,
-        store_mb=1,
-        frames_mb=8,
-        memory_mb=16,
-    )
-    with ray_session(), service(config) as url, httpx.Client(base_url=url, timeout=60) as http:
+def client(served):
+    with httpx.Client(base_url=served(), timeout=600) as http:
         yield http
 
 
 def replicas():
-    """Resident MiB of every replica of this test's Serve."""
-    found = psutil.Process().children(recursive=True)
-    return {p.pid: p.memory_info().rss >> 20 for p in found if "ServeReplica" in " ".join(p.cmdline())}
+    """Resident MiB of every replica of the running service. Other processes come and go meanwhile."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ServeReplica" in " ".join(process.cmdline()):
+                found[process.pid] = process.memory_info().rss >> 20
+    return found
 
 
 def problem(response):
@@ -71,6 +61,7 @@ def problem(response):
 def test_mutated_media(client, videos):
     dice = random.Random(SEED)
     files = [mutate(dice, dice.choice(videos)) for _ in range(FILES)]
+    assert len(set(files)) == FILES
 
     def send(data):
         return problem(client.post("/v1/ground", files={"file": ("a.mp4", data)}, data={"question": QUESTIONS[0]}))
@@ -88,6 +79,71 @@ def test_mutated_media(client, videos):
     assert all(after[pid] - before[pid] < MEMORY_MB for pid in before), (before, after)
     assert {"not_a_video", "truncated"} <= set(reasons) and reasons.count(None) < FILES / 2
     assert send(videos[1]) is None
+
+
+def png(width, height, bits=1):
+    """A picture of nothing but zeros: gigabytes for some kilobytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + width * bits // 8)) for _ in range(height)) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def lying_video(path, picture):
+    """Frames as large as ``picture`` in a container that says 64 x 48."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for number in range(4):
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            packet.time_base = Fraction(1, 8)
+            container.mux(packet)
+    return path.read_bytes()
+
+
+def test_small_files_that_claim_to_be_huge(client, videos, tmp_path):
+    picture = png(30_000, 30_000)
+    assert len(picture) < 200_000
+    head = bytearray(videos[0])
+    head[head.rindex(b"avc1") + 28 : head.rindex(b"avc1") + 32] = struct.pack(">HH", 30_000, 30_000)
+    bombs = {
+        "a.png": picture,
+        "a.mov": lying_video(tmp_path / "a.mov", picture),
+        "a.jpg": b"\xff\xd8\xff\xc0\0\x11\x08"
+        + struct.pack(">HH", 65_000, 65_000)
+        + b"\3\1\x22\0\2\x11\1\3\x11\1\xff\xd9",
+        "a.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + b"\xf0\0\0" + bytes(60),
+        "a.y4m": b"YUV4MPEG2 W30000 H30000 F25:1 C420\nFRAME\n",
+        "a.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='99999' height='99999'/>",
+    }
+    before = replicas()
+    for name, data in bombs.items():
+        sent = client.post("/v1/ground", files={"file": (name, data)}, data={"question": QUESTIONS[0]})
+        assert problem(sent), name
+    patched = client.post("/v1/videos", files={"file": ("a.mp4", bytes(head))})  # the stream itself says otherwise
+    assert patched.status_code == 200 or problem(patched)
+    after = replicas()
+    assert after.keys() == before.keys() and all(after[pid] - before[pid] < MEMORY_MB for pid in before)
+
+
+def test_headers_for_rays_own_proxy(client):
+    """It reads some of a request's headers before we do."""
+    for name in (
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "serve_multiplexed_model_id",
+        "x-request-id",
+    ):
+        for value in (b"\xff\xfe", b"-1", b"nan", b"?1", b"x" * 1000):
+            sent = client.get("/v1/models", headers=[(name.encode(), value)])
+            assert sent.status_code in (200, 400, 500), sent.text
+            assert "Traceback" not in sent.text
+    assert client.get("/v1/models").status_code == 200
 
 
 TEXTS = [
@@ -199,12 +255,15 @@ def hostile(client):
 def test_hostile_requests(client):
     sent = list(hostile(client))
     assert len(sent) >= REQUESTS
-    before = replicas()
+    distinct, before = set(), replicas()
     for what, send in sent:
         response = send()
+        request = response.request
+        distinct.add((request.method, str(request.url), request.headers.get("content-type"), request.content))
         assert response.status_code != 200, (what, response.request.url, response.text[:200])
         assert problem(response), what
     for method, header in (("BREW", "x"), ("GET", "\x7f")):  # no HTTP at all: refused before there is a request
         assert client.request(method, "/v1/ground", headers={"x-header": header}).status_code == 400
+    assert len(distinct) >= REQUESTS
     assert replicas().keys() == before.keys()
     assert client.get("/healthz").status_code == 200

@@ -11,11 +11,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import QUESTIONS, assert_problem, decided, free_port
+from serving import QUESTIONS, assert_problem, metric, write_film
 
-from pipelines.cluster import ray_session
-from pipelines.serve import ServeConfig
-from pipelines.serve.server import service
 from tests.conftest import write_mp4
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -37,25 +34,25 @@ def media(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(media, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("decided") / "model"
-    decided("From 1.00s to 3.00s.").save(folder)
-    config = ServeConfig(
-        model=str(folder),
-        port=free_port(),
+def film(media):
+    return write_film(media / "film.mp4", 7200)
+
+
+@pytest.fixture(scope="module")
+def url(one_service, decided_model, media):
+    return one_service(
+        model=str(decided_model),
         media_root=str(media),
         api_key=KEY,
         max_inline_mb=1,
         replicas={"min": 2, "max": 2},
         ingress={"min": 1, "max": 2},
     )
-    with ray_session(), service(config) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=600) as http:
         yield http
 
 
@@ -76,9 +73,10 @@ def chromium():
 def page(chromium, url, request):
     context = chromium.new_context(color_scheme=request.param, viewport={"width": 1200, "height": 800})
     opened = context.new_page()
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(300_000)
     opened.failures = []
     opened.on("pageerror", lambda error: opened.failures.append(str(error)))
+    opened.on("console", lambda said: "Security Policy" in said.text and opened.failures.append(said.text))
     opened.goto(url)
     yield opened
     assert opened.failures == []
@@ -165,6 +163,57 @@ def test_a_video_by_its_name_and_kind_errors(page, media):
     assert page.locator("main img").count() == 0
 
 
+def test_a_film_shows_how_far_it_is_and_can_be_cancelled(page, client, film):
+    open_video(page, film)
+    page.fill("#question", QUESTIONS[0])
+    page.press("#question", "Enter")
+    page.wait_for_function("() => document.querySelector('.walk')?.value >= 2")
+    assert page.evaluate("document.querySelector('.walk').max") == 899
+    assert "best so far 1 to 3 s" in page.text_content(".sure")
+    assert page.locator(".track.off i").count() == 1  # where the best so far is
+    page.click("text=Cancel")
+    assert page.locator(".answer").count() == 0 and page.is_hidden("#trouble")
+    while metric(client, "spacevllm_requests_in_work"):  # the server gives it up, too
+        pass
+    ask_again = page.locator("#earlier li button")
+    assert ask_again.all_text_contents() == QUESTIONS[:1]
+
+
+def test_a_question_that_failed_says_why_and_is_asked_again(page, media):
+    open_video(page, media / "clip.mp4")
+    page.context.set_offline(True)
+    page.fill("#question", QUESTIONS[0])
+    page.press("#question", "Enter")
+    page.wait_for_selector("text=The server does not answer.")
+    assert page.is_hidden("#trouble") and page.is_hidden("#all")
+    page.context.set_offline(False)
+    page.click("text=Ask again")
+    page.wait_for_selector(".answer .span >> visible=true")
+    assert page.locator(".answer").count() == 1 and page.locator(".failed").count() == 0
+
+
+def test_a_question_that_is_too_long_is_not_sent(page, media):
+    open_video(page, media / "clip.mp4")
+    page.fill("#question", "x" * 1001)
+    page.press("#question", "Enter")
+    assert page.evaluate("question.validationMessage") == "A question has at most 1000 characters, this one has 1001."
+    assert page.locator(".answer").count() == 0
+    ask(page, "x" * 1000)
+    assert page.locator(".asked").bounding_box()["height"] < 150
+
+
+def test_copied_json_is_the_servers(page, client, media):
+    open_video(page, media / "clip.mp4")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    ask(page, QUESTIONS[0])
+    page.click(".copy")
+    page.wait_for_selector("text=Copied")
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    with (media / "clip.mp4").open("rb") as file:
+        [tube] = client.post("/v1/ground", files={"file": file}, data={"question": QUESTIONS[0]}).json()["tubes"]
+    assert copied | {"confidence": 0} == tube | {"confidence": 0}
+
+
 def test_fits_a_phone(chromium, url, media):
     context = chromium.new_context(viewport={"width": 360, "height": 740})
     page = context.new_page()
@@ -188,8 +237,7 @@ def test_the_key_is_needed_everywhere_but_for_the_page(client, url):
 
 def test_a_videos_questions_go_to_the_copy_that_remembers_it(client, tmp_path):
     def read():
-        lines = client.get("/metrics").text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("spacevllm_videos_read_total"))
+        return metric(client, "spacevllm_videos_read_total")
 
     before = read()
     for shade in (30, 60, 90):
@@ -215,6 +263,7 @@ def test_openais_client(url, client, media):
         sentence, facts = answer.choices[0].message.content.split("\n")
         assert sentence == "From 1.00s to 3.00s."
         assert json.loads(facts)["boxes"] == tube["boxes"] and json.loads(facts)["span"] == [1.0, 3.0]
+    assert chat.models.retrieve(model).id == model
     pieces = chat.chat.completions.create(model=model, messages=parts(video), stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
     assert text.startswith("From 1.00s to 3.00s.\n")
@@ -235,6 +284,22 @@ def test_openais_client(url, client, media):
 )
 def test_openais_client_gets_problems(url, messages, reason):
     chat = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
-    with pytest.raises(openai.APIStatusError) as error:
-        chat.chat.completions.create(model="m", messages=messages)
-    assert error.value.body["reason"] == reason
+    for stream in (False, True):
+        with pytest.raises(openai.APIStatusError) as error:
+            chat.chat.completions.create(model="model", messages=messages, stream=stream)
+        assert error.value.body["reason"] == reason
+
+
+def test_openais_client_with_a_wrong_key_or_model(url):
+    stranger = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key-of-nobody", max_retries=0)
+    for call in (stranger.models.list, lambda: stranger.chat.completions.create(model="model", messages=parts("a"))):
+        with pytest.raises(openai.AuthenticationError):
+            call()
+    chat = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+    for call in (
+        lambda: chat.chat.completions.create(model="gpt-5", messages=parts("clip.mp4")),
+        lambda: chat.models.retrieve("gpt-5"),
+    ):
+        with pytest.raises(openai.NotFoundError) as error:
+            call()
+        assert error.value.body["reason"] == "unknown_model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,18 +81,24 @@ def test_a_batch_answers_each_as_alone(predictor, clips):
     answers = answer_batch(predictor, asks)
     for ask, answer in zip(asks, answers, strict=True):
         [alone] = answer_batch(predictor, [Ask(f"{ask.key} alone", ask.questions, ask.clip)])
-        assert [tube["question"] for tube in answer] == list(ask.questions)
+        assert [tube.question for tube in answer] == list(ask.questions)
         for got, expected in zip(answer, alone, strict=True):
-            assert got["answer"] == expected["answer"]
-            np.testing.assert_allclose(got["boxes"], expected["boxes"], atol=0.05)
+            assert got.answer == expected.answer
+            np.testing.assert_allclose(got.sampled_boxes, expected.sampled_boxes, atol=0.05)
 
 
 def test_what_is_remembered_needs_no_frames(predictor, clips):
     assert answer_batch(predictor, [Ask("new", QUESTIONS)]) == [None]
     [first] = answer_batch(predictor, [Ask("new", QUESTIONS, clips[0])])
     [again] = answer_batch(predictor, [Ask("new", QUESTIONS)])
-    assert [tube["answer"] for tube in again] == [tube["answer"] for tube in first]
+    assert [tube.answer for tube in again] == [tube.answer for tube in first]
     assert Ask("new", QUESTIONS).cost == 1 and Ask("new", QUESTIONS, clips[0]).cost == predictor.num_frames
+
+
+def test_what_is_not_worth_remembering_is_not_remembered(predictor, clips):
+    before = predictor.memories.stats
+    [[tube]] = answer_batch(predictor, [Ask("film@0.000", QUESTIONS[:1], clips[0], keep=False)])
+    assert tube.question == QUESTIONS[0] and predictor.memories.stats == before
 
 
 def test_one_bad_request_costs_itself(predictor, clips):
@@ -99,3 +106,39 @@ def test_one_bad_request_costs_itself(predictor, clips):
     good = Ask("0", QUESTIONS, clips[0])
     answers = answer_batch(predictor, [good, bad, good])
     assert isinstance(answers[1], str) and len(answers[0]) == len(answers[2]) == 2
+
+
+def test_what_was_removed_may_come_again(tmp_path):
+    store = VideoStore(tmp_path, 1000)
+    video = put(store, b"x" * 100)
+    store.remember(video, [{"question": "a"}])
+    store.remove(video.id)
+    store.remove(video.id)  # somebody else was faster
+    assert store.get(video.id) is None and not Path(video.path).exists() and not os.listdir(tmp_path / ".incoming")
+    store.remember(video, [{"question": "a"}])  # answered while it was removed: nothing is left behind
+    assert sorted(os.listdir(tmp_path)) == [".incoming"]
+    (tmp_path / video.id).mkdir()
+    (tmp_path / video.id / "asked.json").write_text("[]")  # half a video, as an interrupted removal leaves it
+    again = put(store, b"x" * 100)
+    assert store.get(again.id) == again and Path(again.path).read_bytes() == b"x" * 100
+
+
+def test_many_threads_add_ask_and_remove(tmp_path):
+    """Two stores on one folder, as two copies of the ingress; each video is whole or not there."""
+    stores = [VideoStore(tmp_path, 1500) for _ in range(2)]
+
+    def work(number):
+        store, content = stores[number % 2], bytes([number % 5]) * 400
+        video = put(store, content)
+        store.remember(video, [{"question": str(number)}])
+        if number % 3 == 0:
+            store.remove(video.id)
+        return store.get(video.id)
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(work, range(200)))
+    assert any(seen) and not os.listdir(tmp_path / ".incoming")
+    for name in os.listdir(tmp_path):
+        if name != ".incoming":
+            video = stores[0].get(name)
+            assert video is not None and len(Path(video.path).read_bytes()) == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +107,43 @@ def test_redirects_do_not_lead_out(host):
         assert refused(f"{host}/videos/to={other}/videos/clip.mp4", settings) == (403, "outside_media_root")
 
 
+@pytest.fixture
+def names(monkeypatch):
+    """A DNS server in the hands of an attacker: each look-up of a name gives its next addresses."""
+    told: dict[str, list[list[str]]] = {}
+    whole = socket.getaddrinfo
+
+    def look_up(host, port, *rest, **options):
+        if host not in told:
+            return whole(host, port, *rest, **options)
+        addresses = told[host].pop(0) if len(told[host]) > 1 else told[host][0]
+        return [entry for address in addresses for entry in whole(address, port, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return told
+
+
+@pytest.mark.parametrize(
+    "addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["169.254.169.254"], ["10.1.2.3"], ["::ffff:127.0.0.1"],
+                  ["64:ff9b::127.0.0.1"], ["2002:7f00:1::"], ["::127.0.0.1"], ["fd00::1"], ["fe80::1"], ["ff02::1"]],
+    ids=str,
+)  # fmt: skip
+def test_names_that_lead_to_private_addresses(names, host, addresses):
+    port = host.rpartition(":")[2]
+    names["films.example"] = [addresses]
+    uri = f"http://films.example:{port}/videos/"
+    assert refused(uri + "clip.mp4", config(uri, private=False)) == (403, "private_address")
+
+
+def test_a_name_that_changes_between_check_and_connection(names, host):
+    """Looked up once: what is connected to is what was checked, although the next look-up would lead here."""
+    port = host.rpartition(":")[2]
+    names["films.example"] = [["192.0.0.9"], ["127.0.0.1"]]  # the first is public, and nobody answers there
+    uri = f"http://films.example:{port}/videos/"
+    found = refused(uri + "clip.mp4", config(uri, private=False, upload_timeout_s=0.5))
+    assert found in ((502, "fetch_failed"), (408, "upload_timeout"), (403, "private_address"))
+
+
 LOCAL = ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "127.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"]
 PRIVATE = ["10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1"]
 
@@ -139,6 +177,15 @@ def test_no_private_network(address):
         "https://good.example/videos2/a.mp4",
         "HTTPS://evil.example/videos/a.mp4",
         "file://good.example/videos/a.mp4",
+        "FILE:///etc/passwd",
+        "file:/etc/passwd",
+        "file:etc/passwd",
+        "file://localhost/etc/passwd",
+        "local:///etc/passwd",
+        "data:video/mp4;base64,AAAA",
+        "ftp://good.example/videos/a.mp4",
+        "zip://a.mp4::https://good.example/videos/a.zip",
+        "simplecache::https://good.example/videos/a.mp4",
         "gopher://good.example/videos/a.mp4",
         "https://good.example/videos/a\r\nHost: evil",
         "https://[/videos/a.mp4",

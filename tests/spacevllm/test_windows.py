@@ -93,6 +93,17 @@ def test_windows_that_cannot_be_read_are_counted_and_cost_only_themselves(film):
         ground_film(read, light_finder, Span(1010, 1090), FRAMES, ["a flash"])
 
 
+def test_every_window_is_told_with_the_best_answer_so_far(film):
+    info, told = probe(film), []
+    read = reader(film, info, broken=[(1000, 1020)])
+    [found, other] = ground_film(read, light_finder, Span(900, 3700), FRAMES, ["a flash", "the end"], told.append)
+    assert [walked.done for walked in told] == list(range(350)) and {walked.total for walked in told} == {349}
+    assert told[0].best == (None, None)
+    sure = [walked.best[0].confidence for walked in told[1:]]
+    assert sure == sorted(sure) and sure[0] == 0.2 and sure[-1] == found.confidence == 0.9
+    assert told[-1].best[1].confidence == other.confidence and not len(told[-1].best[0].boxes)
+
+
 def test_an_answer_nowhere_stays_an_answer_without_a_span(film):
     def mute(clip, questions):
         return [
@@ -100,9 +111,9 @@ def test_an_answer_nowhere_stays_an_answer_without_a_span(film):
             for tube in light_finder(clip, questions)
         ]
 
-    info = probe(film)
-    [tube] = ground_film(reader(film, info), mute, Span(0, 100), FRAMES, ["a flash"])
-    assert tube.span is None and tube.windows > 1
+    info, told = probe(film), []
+    [tube] = ground_film(reader(film, info), mute, Span(0, 100), FRAMES, ["a flash"], told.append)
+    assert tube.span is None and tube.windows > 1 and told[-1].best == (None,)
 
 
 @given(st.floats(0, 1e4), st.floats(0.1, 1e4), st.floats(1, 500), st.floats(0, 0.9))

@@ -1,56 +1,78 @@
 // The list of questions and answers, each in a colour of its own (the overlay's, in the same order).
 
+import { stretch } from "./time.js";
+
 const COLOURS = ["#ff8a3d", "#35b6f2", "#c58bff", "#ffd23f", "#ff6fa5", "#5ad1a0"];
 const template = document.getElementById("answer");
 
 export class Answers {
-  constructor(changed, goTo) {
+  constructor(changed, goTo, again) {
     this.list = document.getElementById("answers");
     this.all = [];
     this.changed = changed; // called when what is to be drawn has changed
-    this.goTo = goTo; // called with the seconds of a span
+    this.goTo = goTo; // called with the tube to look at
+    this.again = again; // called with a question that failed and is to be asked anew
   }
 
   get tubes() {
     return this.all.filter(({ tube }) => tube).map(({ tube }) => tube);
   }
 
+  get drawable() {
+    return this.tubes.some(({ boxes }) => boxes.length);
+  }
+
   clear() {
+    for (const entry of this.all) entry.stop.abort();
     this.all = [];
     this.list.replaceChildren();
     this.changed();
   }
 
-  // A question on its way; `settle` gives it its tube, `fail` its trouble.
+  // A question on its way; `tell` says how far it is, `settle` gives it its tube, `fail` its trouble.
   add(question) {
     const taken = this.all.map(({ colour }) => colour);
     const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[this.all.length % COLOURS.length];
     const item = template.content.firstElementChild.cloneNode(true);
-    const entry = { question, colour, item, tube: null, shown: true };
+    const entry = { question, colour, item, tube: null, best: null, shown: true, stop: new AbortController() };
     item.style.setProperty("--colour", colour);
     item.classList.add("waiting");
-    item.querySelector(".asked").textContent = question;
+    item.querySelector(".asked").textContent = item.querySelector(".asked").title = question;
     item.querySelector(".sure").textContent = "looking …";
     for (const part of item.querySelectorAll(".span, .copy")) part.hidden = true;
+    item.querySelector(".remove").textContent = "Cancel";
     item.querySelector(".chip").onclick = () => this.#toggle(entry);
     item.querySelector(".remove").onclick = () => this.#remove(entry);
-    label(entry);
     this.all.push(entry);
+    this.#label();
     this.list.append(item);
     this.changed();
     return entry;
   }
 
+  // Of a film, which takes its time: how many of its parts were looked at, and the best of them so far.
+  tell(entry, { done, total, best: [best] }) {
+    const bar = entry.item.querySelector(".walk");
+    bar.hidden = false;
+    bar.max = total;
+    bar.value = done;
+    const place = best ? `, best so far ${stretch(best.begin_s, best.end_s, 0)}` : "";
+    const step = done < total ? `looked at ${done} of ${total} parts` : "looking closer";
+    entry.item.querySelector(".sure").textContent = step + place;
+    entry.best = best;
+    this.changed();
+  }
+
   settle(entry, tube) {
     entry.tube = tube;
-    entry.item.classList.remove("waiting");
+    done(entry);
     const sure = entry.item.querySelector(".sure");
     if (tube.begin_s === null) {
-      sure.textContent = tube.answer ? `no time in the answer: “${tube.answer}”` : "no answer";
+      sure.textContent = tube.answer ? `not found, the model says “${tube.answer}”` : "not found";
     } else {
       const span = entry.item.querySelector(".span");
       span.hidden = false;
-      span.textContent = `${tube.begin_s.toFixed(2)} to ${tube.end_s.toFixed(2)} s`;
+      span.textContent = stretch(tube.begin_s, tube.end_s);
       span.onclick = () => this.goTo(tube);
       const confidence = `confidence ${Math.round(100 * tube.confidence)} %`;
       sure.textContent = tube.present === false ? `probably not there, ${confidence}` : confidence;
@@ -62,31 +84,46 @@ export class Answers {
   }
 
   fail(entry, trouble) {
-    entry.item.classList.remove("waiting");
+    done(entry);
     entry.item.classList.add("failed");
-    entry.item.querySelector(".sure").textContent = trouble.message;
+    entry.item.querySelector(".sure").textContent = `${trouble.message} ${trouble.detail ?? ""}`;
+    const again = entry.item.querySelector(".again");
+    again.hidden = false;
+    again.onclick = () => (this.#remove(entry), this.again(entry.question));
     this.changed();
   }
 
   #toggle(entry) {
     entry.shown = !entry.shown;
-    label(entry);
+    this.#label();
     this.changed();
   }
 
   #remove(entry) {
+    entry.stop.abort();
     this.all = this.all.filter((other) => other !== entry);
     entry.item.remove();
+    this.#label();
     this.changed();
     document.getElementById("question").focus();
   }
+
+  // The number of an answer is the key that goes to it.
+  #label() {
+    for (const [place, { item, question, shown }] of this.all.entries()) {
+      const chip = item.querySelector(".chip");
+      chip.textContent = place + 1;
+      chip.setAttribute("aria-pressed", shown);
+      chip.setAttribute("aria-label", `Show the box of answer ${place + 1}: ${question}`);
+      chip.title = shown ? "Hide its box" : "Show its box";
+    }
+  }
 }
 
-function label({ item, question, shown }) {
-  const chip = item.querySelector(".chip");
-  chip.setAttribute("aria-pressed", shown);
-  chip.setAttribute("aria-label", `Show the box of: ${question}`);
-  chip.title = shown ? "Hide its box" : "Show its box";
+function done({ item }) {
+  item.classList.remove("waiting", "failed");
+  for (const part of item.querySelectorAll(".walk, .again")) part.hidden = true;
+  item.querySelector(".remove").textContent = "Remove";
 }
 
 export async function copyJson(value, button) {

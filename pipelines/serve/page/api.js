@@ -18,6 +18,8 @@ const KIND = {
   no_media_root: "This server takes files only.",
   question_too_long: "This question is too long.",
   busy: "The server is busy. Please try again in a moment.",
+  offline: "The server does not answer.",
+  internal_error: "The server made a mistake.",
   not_ready: "The model is not ready yet. Please try again in a moment.",
 };
 
@@ -29,7 +31,7 @@ export class Trouble extends Error {
   }
 }
 
-const OFFLINE = { reason: "offline", detail: "The server does not answer." };
+const OFFLINE = { reason: "offline", detail: "Is it still running?" };
 let key = sessionStorage.getItem("spacevllm.key") ?? "";
 
 export function useKey(text) {
@@ -48,15 +50,40 @@ async function call(path, options = {}) {
   return answer;
 }
 
-function post(path, body) {
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  return call(path, options).then((answer) => answer.json());
+function post(path, body, signal) {
+  return call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
 }
 
 export const settings = () => call("/page/settings.json").then((answer) => answer.json());
-export const name = (uri) => post("/v1/videos", { uri });
-export const ask = (video, question) => post("/v1/ground", { video, question });
+export const name = (uri) => post("/v1/videos", { uri }).then((answer) => answer.json());
 export const file = (id) => call(`/v1/videos/${id}/file`).then((answer) => answer.blob());
+
+// The answer; until then, `told` is called with each {done, total, best} of a film. `signal` ends the work, here and there.
+export async function ask(video, question, told, signal) {
+  const answer = await post("/v1/ground", { video, question, stream: true }, signal);
+  for await (const { event, data } of events(answer.body)) {
+    if (event === "progress") told(data);
+    else if (event === "problem") throw new Trouble(data);
+    else return data;
+  }
+  throw new Trouble(OFFLINE);
+}
+
+// Server-sent events; EventSource itself cannot post.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    if (done) return;
+    const whole = (text + value).split("\n\n");
+    text = whole.pop();
+    for (const part of whole) {
+      const fields = Object.fromEntries(part.split("\n").map((line) => line.split(/: (.*)/s)));
+      if (fields.event) yield { event: fields.event, data: JSON.parse(fields.data) };
+    }
+  }
+}
 
 export function overlay(id, questions) {
   const query = new URLSearchParams(questions.map((question) => ["question", question]));

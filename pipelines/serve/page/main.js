@@ -4,10 +4,11 @@ import * as api from "./api.js";
 import { Answers, copyJson } from "./answers.js";
 import * as history from "./history.js";
 import { Player } from "./player.js";
+import { stretch } from "./time.js";
 
 const at = (id) => document.getElementById(id);
 const player = new Player();
-const answers = new Answers(redraw, watch);
+const answers = new Answers(redraw, watch, ask);
 let settings = { needs_key: false, names: false, max_upload_mb: 0 };
 let video = null; // {id, name, probe} of the one that is open
 let waiting = null; // what a missing key kept from being done
@@ -16,6 +17,7 @@ function redraw() {
   player.show(answers.all);
   showEarlier();
   at("all").hidden = !answers.tubes.length;
+  at("save").hidden = !answers.drawable;
 }
 
 function watch(tube) {
@@ -89,11 +91,13 @@ async function ask(question) {
   at("status").textContent = "Looking";
   await attempt(async () => {
     try {
-      const { tubes } = await api.ask(asked.id, question);
-      if (video === asked) await answered(entry, tubes[0]);
+      const { tubes } = await api.ask(asked.id, question, (progress) => answers.tell(entry, progress), entry.stop.signal);
+      await answered(entry, tubes[0]);
     } catch (trouble) {
-      answers.fail(entry, trouble);
-      throw trouble;
+      if (entry.stop.signal.aborted) return; // removed, or another video was opened
+      answers.fail(entry, trouble); // it says what went wrong
+      if (trouble.reason === "no_key" || !(trouble instanceof api.Trouble)) throw trouble;
+      at("status").textContent = trouble.message;
     }
   });
 }
@@ -101,7 +105,7 @@ async function ask(question) {
 async function answered(entry, tube) {
   answers.settle(entry, tube);
   const found = tube.begin_s !== null;
-  at("status").textContent = found ? `Found from ${tube.begin_s.toFixed(1)} to ${tube.end_s.toFixed(1)} seconds` : "Not found";
+  at("status").textContent = found ? `Found from ${stretch(tube.begin_s, tube.end_s, 1)}` : "Not found";
   if (player.video.error || player.drawn) await cannotPlay();
   if (found) watch(tube);
 }
@@ -174,21 +178,30 @@ function wire() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    if (!event.dataTransfer.files[0]) return;
+    if (video) another(); // there one sees how far it is
+    open(event.dataTransfer.files[0]);
   });
   addEventListener("keydown", keys);
   at("address-form").onsubmit = (event) => {
     event.preventDefault();
+    at("progress").hidden = false;
+    at("progress").removeAttribute("value");
     attempt(async () => {
       const found = await api.name(at("address").value.trim());
       start(found, await api.file(found.id));
-    });
+    }).finally(() => (at("progress").hidden = true));
   };
   at("key-form").onsubmit = (event) => {
     event.preventDefault();
     api.useKey(at("key").value.trim());
     at("key-form").hidden = true;
     attempt(waiting ?? (async () => {}));
+  };
+  at("question").oninput = () => {
+    const [length, most] = [[...at("question").value].length, settings.max_question_chars];
+    const long = most && length > most;
+    at("question").setCustomValidity(long ? `A question has at most ${most} characters, this one has ${length}.` : "");
   };
   at("ask").onsubmit = (event) => {
     event.preventDefault();

@@ -1,5 +1,7 @@
 // The video, the boxes over it and the timeline below. An answer is {tube, colour, shown}.
 
+import { moment } from "./time.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 
@@ -33,7 +35,8 @@ function frames({ fps, times_s: times }) {
 export class Player {
   constructor() {
     [this.video, this.boxes, this.screen] = ["video", "boxes", "screen"].map(at);
-    [this.timeline, this.tracks, this.head, this.clock, this.button] = ["timeline", "tracks", "head", "clock", "play"].map(at);
+    [this.timeline, this.tracks, this.head, this.axis] = ["timeline", "tracks", "head", "axis"].map(at);
+    [this.clock, this.button] = ["clock", "play"].map(at);
     this.answers = [];
     this.drawn = false; // whether the boxes are in the picture already
     this.screen.onclick = this.button.onclick = () => this.toggle();
@@ -50,6 +53,7 @@ export class Player {
     this.screen.style.aspectRatio = `${probe.width} / ${probe.height}`;
     this.screen.style.maxWidth = `calc(64vh * ${probe.width / probe.height})`;
     this.timeline.setAttribute("aria-valuemax", probe.duration_s);
+    this.axis.replaceChildren(...ticks(probe.duration_s));
     this.play(blob, onerror);
     this.show([]);
   }
@@ -99,7 +103,7 @@ export class Player {
     this.boxes.replaceChildren(...shown.reverse().flatMap(({ tube, colour }) => box(boxAt(tube, seconds, this.frameOf), colour)));
     const { duration_s: duration = 0 } = this.probe ?? {};
     this.head.style.left = `${Math.min(100, (100 * seconds) / duration)}%`;
-    this.clock.textContent = `${seconds.toFixed(2)} of ${duration.toFixed(2)} s`;
+    this.clock.textContent = `${moment(seconds)} of ${moment(duration)}`;
     this.timeline.setAttribute("aria-valuenow", seconds.toFixed(2));
     this.timeline.setAttribute("aria-valuetext", `${seconds.toFixed(1)} seconds`);
   }
@@ -109,14 +113,16 @@ export class Player {
     this.button.setAttribute("aria-label", this.video.paused ? "Play" : "Pause");
   }
 
-  #track({ tube, colour, shown }) {
+  // A span, or the best so far of a film that is still looked at.
+  #track({ tube, best, colour, shown }) {
     const track = document.createElement("div");
-    track.className = shown === false ? "track off" : "track";
-    if (tube && tube.begin_s !== null) {
+    track.className = shown === false || !tube ? "track off" : "track";
+    const { begin_s: begin = null, end_s: end } = tube ?? best ?? {};
+    if (begin !== null) {
       const bar = document.createElement("i");
       bar.style.setProperty("--colour", colour);
-      bar.style.left = `${(100 * tube.begin_s) / tube.duration_s}%`;
-      bar.style.width = `max(3px, ${(100 * (tube.end_s - tube.begin_s)) / tube.duration_s}%)`;
+      bar.style.left = `${(100 * begin) / this.probe.duration_s}%`;
+      bar.style.width = `max(3px, ${(100 * (end - begin)) / this.probe.duration_s}%)`;
       track.append(bar);
     }
     return track;
@@ -146,6 +152,15 @@ export class Player {
       this.video.ontimeupdate = () => this.paint(this.video.currentTime);
     }
   }
+}
+
+// The times of the beginning, the quarters and the end.
+function ticks(duration) {
+  return [0, 0.25, 0.5, 0.75, 1].map((share) => {
+    const tick = document.createElement("span");
+    tick.textContent = moment(share * duration, duration < 20 ? 1 : 0);
+    return tick;
+  });
 }
 
 // A line with a dark rim shows on any ground.
