@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from PIL import Image
 
@@ -34,5 +32,4 @@ def sample_resized(
     Raises:
         VideoError: the video cannot be read, or is larger than allowed.
     """
-    clip = sample_frames(path, num_frames, max_pixels=max_pixels, max_frames=max_frames)
-    return replace(clip, frames=resize_frames(clip.frames, size))
+    return sample_frames(path, num_frames, max_pixels=max_pixels, max_frames=max_frames, size=size)
