@@ -140,11 +140,8 @@ def test_every_result_says_where_it_was_measured_or_that_it_was_not():
 
 @pytest.mark.slow
 def test_ground_measures_all_its_comparisons(tmp_path, model):
-    options = [
-        "--model",
-        str(model),
-        *["--videos", "18", "--questions", "1", "2", "--archives", "2", "3", "--rounds", "1"],
-    ]
+    sizes = ["--videos", "18", "--questions", "1", "2", "--archives", "2", "3", "--rounds", "1"]
+    options = ["--model", str(model), *sizes]
     result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
     assert result["bare"]["decode_s"] > 0 and result["bare"]["predict_s"] > 0
     for stage in (result["decode"], result["ground"]):
