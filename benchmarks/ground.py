@@ -1,37 +1,43 @@
 """What does the pipeline cost beside the bare model and the bare decoder, and does its memory grow with the archive?
 
-    python -m benchmarks.ground
+    python -m benchmarks.ground --model FOLDER      # about six minutes on two cores
 
-A tiny model on CPU and small generated videos. Every comparison runs its sides in turn, so that whatever else the
-machine does meets both; seconds are wall time. Ray's start is not counted, but that of each run's actors is: some
-seconds, so that few small videos (``--videos``) measure little else. A busy machine adds to it.
+A small model on CPU, generated videos of which there are many copies. Comparisons run their sides in turn, so that
+whatever else the machine does meets both; seconds are wall time, Ray runs already. ``start_s`` is the time to the first
+block of answers: processes start, libraries are imported, the model is loaded. What follows is the steady state, and
+``all`` counts both. The limit is what these processes could do on these cores if everything but decoding and answering
+were free: the slowest of predictor, decoders, and all cores together.
 
-    ground / predict    pipeline with one predictor against the same predictor on frames that are decoded already
-    decode / bare       decode stage against one process that decodes, times the number of decode actors
-    questions           the pipeline with N questions a video against one
-    memory              peak of driver and workers together, at 100 and at 1,000 videos
+    bare        decode and predict in a plain loop in one process: seconds a video, one thread each
+    decode      the decode stage, a decoder a core, over its limit
+    ground      the pipeline with one predictor over the bare predictor, and over its limit
+    questions   the pipeline with N questions a video against one
+    memory      peak of driver and workers together, by the number of (tiny) videos
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import psutil
+import torch
 
-from benchmarks.common import RESULTS, facts, median_ratio, write_result
+from benchmarks.common import RESULTS, facts, seconds, write_result
 from pipelines.cluster import ray_session
-from pipelines.decode import DecodeConfig, DecodeOptions
+from pipelines.decode import DecodeConfig, DecodeOptions, Plan
 from pipelines.decode import run as decode
 from pipelines.ground import GroundConfig
 from pipelines.ground import run as ground
@@ -40,29 +46,48 @@ from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
 
 QUIET = TrackingConfig(enabled=False)
+CORES = os.cpu_count() or 1
+QUESTIONS = 4  # a video, where nothing else is said
+DISTINCT = 12  # files; the others are links to them
 _runs = itertools.count()
+
+
+class Material(NamedTuple):
+    """Noise that moves, in H.264 with a keyframe every two seconds."""
+
+    width: int
+    height: int
+    seconds: int
+    fps: int = 25
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.seconds} s at {self.fps} fps, H.264, GOP 2 s"
+
+
+CLIPS, TINY = Material(320, 240, 14), Material(160, 120, 7, 8)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a tiny model")
-    parser.add_argument("--videos", type=int, default=64)
+    parser.add_argument("--model", required=True, help="folder of a small model")
+    parser.add_argument("--videos", type=int, default=400)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--archives", type=int, nargs="*", default=[100, 1000], help="videos, for the memory")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--archives", type=int, nargs="*", default=[100, 1000], help="tiny videos, for the memory")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ray_session():
-        largest = max([options.videos, *options.archives])
-        videos = write_videos(Path(folder, "videos"), largest)
+        videos = write_videos(Path(folder, "clips"), options.videos, CLIPS)
         bench = Bench(options.model, Path(folder))
         result = facts() | {
-            "clock": "wall seconds; the machine's cores are shared with other work, see load_at_start",
-            "video": "160x120, 57 frames at 8 fps, H.264",
+            "clock": "wall seconds",
+            "material": str(CLIPS),
             "rounds": options.rounds,
-            **bench.against_bare(videos[: options.videos], options.rounds),
-            "questions": bench.questions(videos[: options.videos], options.questions, options.rounds),
-            "memory": bench.memory(videos, options.archives),
+            **bench.against_bare(videos, options.rounds),
+            "questions": bench.by_questions(videos[: len(videos) // 2], options.questions),
+            "memory": bench.by_archive(
+                write_videos(Path(folder, "tiny"), max(options.archives), TINY), options.archives
+            ),
         }
     print(write_result("ground", result, options.out))
 
@@ -72,79 +97,124 @@ class Bench:
 
     def __init__(self, model: str, folder: Path) -> None:
         self.model, self.folder, self.predictor = model, folder, Predictor.load(model)
+        self.plan = Plan(self.predictor.num_frames, self.predictor.image_size)
 
     def against_bare(self, videos: Sequence[str], rounds: int) -> dict[str, Any]:
-        clips = [sample_frames(path, self.predictor.num_frames) for path in videos]
-        sides = {
-            "ground": lambda: self.ground(videos, 4),
-            "predict": lambda: [self.predictor.ground(clip, words(4)) for clip in clips],
-            "decode": lambda: self.decode(videos),
-            "bare_decode": lambda: [sample_frames(path, self.predictor.num_frames) for path in videos],
-        }
-        taken: dict[str, list[float]] = {name: [] for name in sides}
-        for number, (name, run) in itertools.product(range(rounds + 1), sides.items()):
-            started = time.perf_counter()
-            run()
-            if number:  # the first round is not counted
-                taken[name].append(time.perf_counter() - started)
-        return {
-            "videos": len(videos),
-            "seconds": {name: median(values) for name, values in taken.items()},
-            "ground_over_predict": median_ratio(taken["predict"], taken["ground"]),
-            "decode_over_bare": median_ratio(taken["bare_decode"], taken["decode"]),
-        }
+        few = videos[: 4 * DISTINCT]
+        clips = [sample_frames(path, self.plan.num_frames, size=self.plan.size) for path in few]
+        bare: dict[str, list[float]] = {"decode_s": [], "predict_s": []}
+        taken: dict[str, list[dict[str, float]]] = {"decode": [], "ground": []}
+        for _ in range(rounds):
+            bare["decode_s"].append(seconds(lambda: self.bare_decode(few)) / len(few))
+            taken["decode"].append(timed(lambda: self.decode(videos)))
+            bare["predict_s"].append(seconds(lambda: self.bare_predict(clips, QUESTIONS)) / len(few))
+            taken["ground"].append(timed(lambda: self.ground(videos, QUESTIONS)))
+        decode_s, predict_s = (median(values) for values in bare.values())
+        limits = {"decode": CORES / decode_s, "ground": limit(decode_s, predict_s)}
+        found = {name: compare(runs, len(videos), limits[name]) for name, runs in taken.items()}
+        for name in ("steady", "all"):
+            found["ground"][f"{name}_over_predict"] = found["ground"][f"{name}_per_s"] * predict_s
+        return {"videos": len(videos), "bare": {"decode_s": decode_s, "predict_s": predict_s}, **found}
 
-    def questions(self, videos: Sequence[str], counts: Sequence[int], rounds: int) -> list[dict[str, float]]:
-        taken: dict[int, list[float]] = {count: [] for count in counts}
-        for _, count in itertools.product(range(rounds), counts):
-            started = time.perf_counter()
-            self.ground(videos, count)
-            taken[count].append(time.perf_counter() - started)
-        first = taken[counts[0]]
-        return [{"n": n, "seconds": median(s), "over_first": median_ratio(s, first)} for n, s in taken.items()]
+    def by_questions(self, videos: Sequence[str], counts: Sequence[int]) -> list[dict[str, float]]:
+        runs = {count: timed(lambda count=count: self.ground(videos, count)) for count in counts}
+        first = runs[counts[0]]
+        return [
+            {
+                "n": count,
+                "seconds": run["seconds"],
+                "all_over_first": run["seconds"] / first["seconds"],
+                "steady_over_first": first["steady_per_s"] / run["steady_per_s"],
+            }
+            for count, run in runs.items()
+        ]
 
-    def memory(self, videos: Sequence[str], archives: Sequence[int]) -> list[dict[str, float]]:
+    def by_archive(self, videos: Sequence[str], counts: Sequence[int]) -> list[dict[str, float]]:
         rows = []
-        for count in archives:
+        for count in counts:
             with peak_memory() as peak:
-                self.ground(videos[:count], 4)
+                self.ground(videos[:count], QUESTIONS)
             rows.append({"videos": count, "peak_mb": round(peak[0] / 2**20, 1)})
         return rows
 
-    def ground(self, videos: Sequence[str], questions: int) -> None:
-        out = str(self.folder / f"ground{next(_runs)}")
-        asked = tuple(words(questions))
+    def bare_decode(self, videos: Sequence[str]) -> None:
+        for path in videos:
+            sample_frames(path, self.plan.num_frames, size=self.plan.size)
+
+    def bare_predict(self, clips: Sequence[Any], questions: int) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as many as the pipeline's predictor has
+        for clip in clips:
+            self.predictor.ground(clip, words(questions))
+        torch.set_num_threads(threads)
+
+    def ground(self, videos: Sequence[str], questions: int) -> dict[str, Any]:
+        out, asked = str(self.folder / f"ground{next(_runs)}"), tuple(words(questions))
         config = GroundConfig(model=self.model, videos=tuple(videos), out=out, question=asked, tracking=QUIET)
         summary = ground(config)
         assert summary["in"] == len(videos) * questions
+        steady = summary["steady_per_s"]  # answers; none after the first where all was one block
+        return summary | {"steady_per_s": steady and steady / questions}
 
-    def decode(self, videos: Sequence[str]) -> None:
-        out = str(self.folder / f"decode{next(_runs)}")
-        options = DecodeOptions(num_actors=1)
-        decode(DecodeConfig(videos=tuple(videos), out=out, decode=options, tracking=QUIET))
+    def decode(self, videos: Sequence[str]) -> dict[str, Any]:
+        out, plan = str(self.folder / f"decode{next(_runs)}"), self.plan._asdict()
+        usual = DecodeConfig.model_fields["decode"].default.block_rows
+        options = DecodeOptions(num_actors=CORES, block_rows=min(usual, len(videos) // 4))
+        return decode(DecodeConfig(videos=tuple(videos), out=out, decode=options, tracking=QUIET, **plan))
+
+
+def limit(decode_s: float, predict_s: float) -> float:
+    """Videos a second with one predictor of one thread and the default number of decoders."""
+    decoders = min(DecodeOptions().num_actors, CORES)
+    return min(1 / predict_s, decoders / decode_s, CORES / (decode_s + predict_s))
+
+
+def timed(run: Callable[[], dict[str, Any]]) -> dict[str, float]:
+    """seconds: of the whole run. start_s, steady_per_s: as its summary has them."""
+    started = time.perf_counter()
+    summary = run()
+    return {"seconds": time.perf_counter() - started} | {name: summary[name] for name in ("start_s", "steady_per_s")}
+
+
+def compare(runs: Sequence[dict[str, float]], videos: int, limit_per_s: float) -> dict[str, float]:
+    middle = {name: median(run[name] for run in runs) for name in runs[0]}
+    every = videos / middle["seconds"]
+    return middle | {
+        "all_per_s": every,
+        "limit_per_s": limit_per_s,
+        "steady_over_limit": middle["steady_per_s"] / limit_per_s,
+        "all_over_limit": every / limit_per_s,
+    }
 
 
 def words(count: int) -> list[str]:
     return [f"the red circle while it moves left {number}" for number in range(count)]
 
 
-def write_videos(folder: Path, count: int) -> list[str]:
-    """Clips of moving noise, no two alike."""
+def write_videos(folder: Path, count: int, material: Material) -> list[str]:
+    """``count`` files, of which ``DISTINCT`` differ."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    return [_write_video(folder / f"{number:05d}.mp4", rng) for number in range(count)]
+    files = [folder / f"{number:05d}.mp4" for number in range(count)]
+    for number, path in enumerate(files):
+        if number < DISTINCT:
+            _write_video(path, rng, material)
+        else:
+            os.link(files[number % DISTINCT], path)
+    return [str(path) for path in files]
 
 
-def _write_video(path: Path, rng: np.random.Generator) -> str:
-    picture = rng.integers(0, 255, (12, 16, 3), np.uint8).repeat(10, 0).repeat(10, 1)  # (120, 160, 3)
+def _write_video(path: Path, rng: np.random.Generator, material: Material) -> None:
+    width, height, length_s, fps = material
+    coarse = rng.integers(0, 255, (height // 20, width // 20, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+    picture = (coarse // 2 + rng.integers(0, 30, coarse.shape, np.uint8)).astype(np.uint8)  # (H, W, 3)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for frame in range(57):
-            shown = np.ascontiguousarray(np.roll(picture, 2 * frame, axis=1))
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 2 * fps
+        for number in range(length_s * fps):
+            shown = np.ascontiguousarray(np.roll(picture, 2 * number, axis=1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
         container.mux(stream.encode())
-    return str(path)
 
 
 @contextmanager

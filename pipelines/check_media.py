@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipelines import storage
 from pipelines.cluster import ray_session
-from pipelines.decode import WRITER_CPUS, written
+from pipelines.landing import landed, writing
 from pipelines.parts import Parts, count_rows
 from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
@@ -164,17 +164,17 @@ def _stream(work: pa.Table, config: CheckMediaConfig, parts: Parts) -> Iterator[
     from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, config.block_rows)
-    room = int(ray.cluster_resources().get("CPU", 1) - WRITER_CPUS)
+    room = int(ray.cluster_resources().get("CPU", 1))
     actors = max(1, min(config.num_actors, len(cuts), room))
-    rows = ray.data.from_arrow([work.slice(start, config.block_rows).combine_chunks() for start in cuts]).map_batches(
-        MediaChecker,
+    rows = ray.data.from_blocks([work.slice(start, config.block_rows).combine_chunks() for start in cuts]).map_batches(
+        writing(MediaChecker, parts),
         fn_constructor_args=(config,),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(min_size=actors, max_size=actors),
         num_cpus=1,
     )
-    return written(rows, parts)
+    return landed(rows)
 
 
 def _work_row(media: str, promise: Promise, config: CheckMediaConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Manifest → sampled frames. A video that cannot be read costs one row, which keeps its reason.
 
-Reading happens in a killable child process per actor; what leaves the actor is only the sampled frames, resized to the
+Reading happens in a killable child process per actor; what leaves the child is only the sampled frames, resized to the
 square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB).
 """
 
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from pipelines import storage
 from pipelines.cluster import ray_session
+from pipelines.landing import landed, writing
 from pipelines.manifest import data_set_media, list_videos
 from pipelines.parts import Parts, count_rows
 from pipelines.progress import Progress
@@ -32,7 +33,6 @@ from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
-from spacevllm.video.resize import resize_frames
 
 FRAMES = pa.schema(
     [
@@ -56,8 +56,6 @@ FRAMES = pa.schema(
 )
 
 ASKED = ["uri", "begin_s", "end_s", "error"]  # of a manifest, what decoding needs
-
-WRITER_CPUS = 0.25
 
 
 class Plan(NamedTuple):
@@ -124,15 +122,15 @@ def run(config: DecodeConfig) -> Summary:
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)
         with open_stage("decode", config, config.out, tracking) as stage:
             started = time.monotonic()
+            progress = Progress("decode", missing.num_rows, "videos", stage)
             if missing.num_rows:
-                with ray_session(config.ray), Progress("decode", missing.num_rows, "videos", stage) as progress:
-                    for count, failed in _stream(missing, plan, config.decode, parts):
+                with ray_session(config.ray), progress:
+                    rows = decoded(missing, plan, config.decode, worker=writing(Decoder, parts))
+                    for count, failed in landed(rows):
                         progress.advance(count, failed)
             counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
-            seconds = time.monotonic() - started
-            return write_summary(
-                stage, config.out, {"stage": "decode", **counts, "new": missing.num_rows, "seconds": seconds}
-            )
+            work_done = {"new": missing.num_rows, "seconds": time.monotonic() - started, **progress.speed}
+            return write_summary(stage, config.out, {"stage": "decode", **counts, **work_done})
 
 
 class Decoder:
@@ -158,8 +156,7 @@ class Decoder:
         started = time.perf_counter()
         try:
             with storage.local_copy(uri) as path:
-                sampled = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend, part=part)
-            row = frames_to_row(sampled, self.plan.size)
+                row = frames_to_row(self._sample(path, part))
         except VideoError as error:
             row = {"status": "failed", "error": f"{error.reason}: {error}"}
         except OSError as error:  # the download, not the decoder
@@ -177,12 +174,14 @@ class Decoder:
         with storage.local_copy(uri) as path:
 
             def read(part: Span) -> SampledFrames:
-                clip = self.sampler.sample(path, self.plan.num_frames, backend=self.options.backend, part=part)
-                return replace(
-                    clip, info=replace(clip.info, path=uri), frames=resize_frames(clip.frames, self.plan.size)
-                )
+                clip = self._sample(path, part)
+                return replace(clip, info=replace(clip.info, path=uri))
 
             yield read
+
+    def _sample(self, path: str, part: Span | None) -> SampledFrames:
+        num_frames, size = self.plan
+        return self.sampler.sample(path, num_frames, backend=self.options.backend, part=part, size=size)
 
 
 def _part(begin_s: float | None, end_s: float | None) -> Span | None:
@@ -191,9 +190,9 @@ def _part(begin_s: float | None, end_s: float | None) -> Span | None:
     return Span(begin_s or 0.0, math.inf if end_s is None else end_s)
 
 
-def frames_to_row(sampled: SampledFrames, size: int) -> dict[str, Any]:
-    """Sampled frames as a row of ``FRAMES``, resized to ``size`` x ``size``."""
-    info, frames = sampled.info, resize_frames(sampled.frames, size)
+def frames_to_row(sampled: SampledFrames) -> dict[str, Any]:
+    """Sampled frames as a row of ``FRAMES``."""
+    info, frames = sampled.info, sampled.frames
     return {
         "status": "ok",
         "error": "",
@@ -241,56 +240,33 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
     return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
 
 
-def decoded(work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0) -> Any:
+def decoded(
+    work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0, worker: type = Decoder
+) -> Any:
     """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
 
     The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
 
     Args:
         reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
+        worker: ``Decoder``, or what it was made into.
     """
     import ray
     from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, options.block_rows)
     blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
-    room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus - WRITER_CPUS)
+    room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus)
     actors = max(1, min(options.num_actors, len(blocks), room))
-    return ray.data.from_arrow(blocks).map_batches(
-        Decoder,
+    rows = ray.data.from_blocks(blocks)  # from_arrow would look at each block in a task, and start workers for it
+    return rows.map_batches(
+        worker,
         fn_constructor_args=(plan, options),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(min_size=actors, max_size=actors),
         num_cpus=1,
     )
-
-
-def _stream(work: pa.Table, plan: Plan, options: DecodeOptions, parts: Parts) -> Iterator[tuple[int, int]]:
-    return written(decoded(work, plan, options), parts)
-
-
-def written(rows: Any, parts: Parts) -> Iterator[tuple[int, int]]:
-    """Writes the blocks of a Ray data set to ``parts``, in its workers; yields (rows, failed rows) as they land.
-
-    Raises:
-        OutputError: a block cannot be written; those before it are there.
-    """
-
-    def write(table: pa.Table) -> pa.Table:
-        try:
-            parts.write(table)
-            trouble = ""
-        except storage.OutputError as error:  # for the driver to raise: Ray would wrap it in a page of traces
-            trouble = str(error)
-        return pa.table({"status": table["status"], "trouble": [trouble] * table.num_rows})
-
-    landed = rows.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=WRITER_CPUS)
-    for table in landed.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
-        if trouble := next(filter(None, table["trouble"].to_pylist()), ""):
-            raise storage.OutputError(trouble)
-        status = table["status"].to_pylist()
-        yield len(status), len(status) - status.count("ok")
 
 
 def _manifest(config: DecodeConfig) -> pa.Table:

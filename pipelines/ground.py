@@ -79,7 +79,8 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
 
     Returns:
         The summary that is also OUT/summary.json: ``in`` = ``ok`` + ``failed`` counts the (video, question) pairs of
-        this call, ``errors`` the failed ones by reason, ``new`` and ``decoded`` what this call added and read.
+        this call, ``errors`` the failed ones by reason, ``new`` and ``decoded`` what this call added and read, and its
+        ``speed`` (see ``Progress``).
 
     Raises:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
@@ -96,11 +97,13 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
         with open_stage("ground", config, config.out, tracking) as stage:
             started = time.monotonic()
             new = len(wanted_ids(missing))
+            progress = Progress("ground", new, "answers", stage)
             if new:
-                with ray_session(config.ray), Progress("ground", new, "answers", stage) as progress:
+                with ray_session(config.ray), progress:
                     answer(missing, model, parts, config.decode, config.predict, progress, load, config.windows)
             counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
+            work_done |= progress.speed
             exports = export(parts, wanted, config.out, config.export)
             about = {"videos": work.num_rows, "exports": exports, **_describe(model)}
             summary = {"stage": "ground", **counts, **work_done, **about}

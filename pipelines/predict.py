@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames, written
+from pipelines.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames
+from pipelines.landing import landed, writing
 from pipelines.parts import Parts
 from pipelines.progress import Progress
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
+from spacevllm.model.folder import read_facts
 from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
@@ -106,8 +108,9 @@ def load_predictor(path: str, device: str) -> Any:
 
 
 def describe(path: str, load: LoadPredictor) -> Model:
-    """Loads the model once on the driver: a wrong folder is an error before anything starts."""
-    model = load(path, "cpu")
+    """What the driver has to know, read from the folder: a wrong one is an error before anything starts, and torch is
+    the actors' affair. A predictor of another kind is asked itself."""
+    model = read_facts(path) if load is load_predictor else load(path, "cpu")
     return Model(path=path, id=model.model_id, digest=model.digest, num_frames=model.num_frames, size=model.image_size)
 
 
@@ -170,7 +173,7 @@ def answer(
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     answers = decoded(work, model.plan, decode, reserved_cpus=predict.num_actors * predict.cpus).map_batches(
-        Answerer,
+        writing(Answerer, parts),
         fn_constructor_args=(model, "cuda" if cuda else "cpu", load, decode if windows == "auto" else None),
         batch_format="pyarrow",
         batch_size=None,
@@ -178,7 +181,7 @@ def answer(
         num_cpus=predict.cpus,
         num_gpus=1 if cuda else None,
     )
-    for count, failed in written(answers, parts):
+    for count, failed in landed(answers):
         progress.advance(count, failed)
 
 
@@ -195,11 +198,10 @@ class Answerer:
         self.films = Decoder(model.plan, films) if films else None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = [row for media in table.to_pylist() for row in self.answer(media)]
-        return pa.Table.from_pylist(rows, schema=ANSWERS)
+        return _to_table([row for media in table.to_pylist() for row in self.answer(media)])
 
     def answer(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One row of ``ANSWERS`` a question, in the order asked."""
+        """One row of ``ANSWERS`` a question, in the order asked; its boxes are still ``Boxes``."""
         started = time.perf_counter()
         results = self._results(media)
         shared = {
@@ -249,11 +251,18 @@ class Answerer:
             return ground_film(read, ground, part, self.model.num_frames, texts)
 
 
+class Boxes(NamedTuple):
+    """A list of ``BOX`` to be. frames: (K,) int. corners: (K, 4) float32 xyxy."""
+
+    frames: np.ndarray
+    corners: np.ndarray
+
+
 def _to_row(task: str, answer: Any) -> dict[str, Any]:
     if task == "qa":
         return {"status": "ok", "error": "", "answer": answer}
     if task == "rec":
-        return {"status": "ok", "error": "", "boxes": _box_rows([0], [answer])}
+        return {"status": "ok", "error": "", "boxes": Boxes(np.zeros(1), answer[None])}
     tube: Tube = answer
     row = {
         "status": "ok",
@@ -263,8 +272,8 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
         "present": tube.present,
         "windows": tube.windows,
         "windows_unread": tube.windows_unread,
-        "boxes": _box_rows(range(tube.begin_frame, tube.end_frame), tube.boxes),
-        "sampled_boxes": _box_rows(tube.sampled_frames, tube.sampled_boxes),
+        "boxes": Boxes(np.arange(tube.begin_frame, tube.end_frame), tube.boxes),
+        "sampled_boxes": Boxes(tube.sampled_frames, tube.sampled_boxes),
     }
     if tube.span is None and tube.says_absent:
         return row
@@ -298,10 +307,22 @@ def row_to_answer(row: Mapping[str, Any]) -> Tube | np.ndarray | str | None:
     )
 
 
-def _box_rows(frames: Iterable[int], boxes: Iterable[Sequence[float]]) -> list[dict[str, Any]]:
-    sides = ("x1", "y1", "x2", "y2")
-    pairs = zip(frames, boxes, strict=True)
-    return [{"frame": int(frame), **dict(zip(sides, map(float, box), strict=True))} for frame, box in pairs]
+def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows with the columns of ``ANSWERS``. Boxes stay arrays: as a dict each they would cost more than the model."""
+    plain = pa.schema([field for field in ANSWERS if field.type != pa.list_(BOX)])
+    columns = dict(zip(plain.names, pa.Table.from_pylist(rows, schema=plain).columns, strict=True))
+    columns |= {name: _box_column([row.get(name) for row in rows]) for name in ANSWERS.names if name not in columns}
+    return pa.table([columns[name] for name in ANSWERS.names], schema=ANSWERS)
+
+
+def _box_column(cells: Sequence[Boxes | None]) -> pa.Array:
+    """A list of ``BOX`` a cell, null for None."""
+    known = [Boxes(np.zeros(0), np.zeros((0, 4))), *filter(None, cells)]
+    frames = np.concatenate([boxes.frames for boxes in known]).astype(np.int64)
+    corners = np.concatenate([boxes.corners for boxes in known]).astype(np.float32)  # (sum of K, 4)
+    items = pa.StructArray.from_arrays([pa.array(x) for x in (frames, *corners.T)], fields=list(BOX))
+    ends = np.cumsum([0, *(len(cell.frames) if cell else 0 for cell in cells)])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=pa.array([cell is None for cell in cells]))
 
 
 def _box_arrays(rows: Sequence[Mapping[str, float]] | None) -> tuple[np.ndarray, np.ndarray]:

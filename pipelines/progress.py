@@ -27,7 +27,8 @@ class Progress:
         self.done = self.failed = 0
         self.note = ""
         self.started = time.monotonic()
-        self._last_line = self._last_point = self.started
+        self._first: tuple[float, int] | None = None  # when something was done first, and how much
+        self._last = self._last_line = self._last_point = self.started
         self._printed = -1
         self._bar: RichProgress | None = None
         self._console = Console(file=sys.stderr)
@@ -43,7 +44,8 @@ class Progress:
     def advance(self, count: int, failed: int = 0) -> None:
         self.done += count
         self.failed += failed
-        now = time.monotonic()
+        now = self._last = time.monotonic()
+        self._first = self._first or (now, count)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self._note())
         elif now - self._last_line >= LINE_EVERY_S:
@@ -54,6 +56,16 @@ class Progress:
     @property
     def per_s(self) -> float:
         return self.done / max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def speed(self) -> dict[str, float | None]:
+        """start_s: seconds until something was done: processes started, a model loaded. steady_per_s: units a second
+        from then on, None where all was done at once; ``{}`` before."""
+        if self._first is None:
+            return {}
+        when, count = self._first
+        steady = (self.done - count) / (self._last - when) if self.done > count else None
+        return {"start_s": round(when - self.started, 3), "steady_per_s": steady and round(steady, 3)}
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from spacevllm.config import ConfigError
+
 FILE = "calibration.json"
 RECALL = 0.95  # of what is there, found at the threshold
 _EDGE = 1e-6  # log-odds of 0 and 1 are infinite
@@ -49,7 +51,7 @@ class Calibration:
         """What stands beside the weights; without a file, raw confidences, and everything counts as there.
 
         Raises:
-            ValueError: the file is none of ours.
+            ConfigError: the file is none of ours.
         """
         path = Path(folder, FILE)
         if not path.exists():
@@ -57,9 +59,9 @@ class Calibration:
         try:
             found = cls(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: not a calibration: {error}") from None
+            raise ConfigError(f"{path}: not a calibration: {error}") from None
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in asdict(found).values()):
-            raise ValueError(f"{path}: not a calibration: its numbers are not finite")
+            raise ConfigError(f"{path}: not a calibration: its numbers are not finite")
         return found
 
 

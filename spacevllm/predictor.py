@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from spacevllm import calibration
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.calibration import Calibration
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.checkpoints import load_model, load_tokenizer
+from spacevllm.model.folder import digest_of
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
-from spacevllm.model.weights import weight_files
 from spacevllm.tube import ABSENT, Span, Tube, frame_range, interpolate_boxes
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
@@ -35,8 +33,8 @@ class Predictor:
 
     Attributes:
         num_frames: frames it samples from a video. image_size: side of the square they are resized to.
-        model_id: name of the model's folder. digest: 16 hex digits of the SHA-256 of weights and
-            calibration, ``""`` if never saved. calibration: of its confidences.
+        model_id: name of the model's folder. digest: see ``digest_of``, ``""`` if never saved.
+        calibration: of its confidences.
         memories: videos that it need not read again, None: none are kept (with ``caption_first`` there is nothing that
             a second question could share).
     """
@@ -77,9 +75,7 @@ class Predictor:
         model = load_model(folder, dtype)
         processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        files = [*weight_files(folder), *folder.glob(calibration.FILE)]  # answers change with either
-        fitted = Calibration.load(folder)
-        return cls(model, processor, folder.resolve().name, _digest(files), memories, fitted)
+        return cls(model, processor, folder.resolve().name, digest_of(folder), memories, Calibration.load(folder))
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""
@@ -112,7 +108,7 @@ class Predictor:
 
     def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Tube]:
         def read(part: Span) -> SampledFrames:
-            return sample_frames(info.path, self.num_frames, part=part, info=info)
+            return sample_frames(info.path, self.num_frames, part=part, size=self.image_size, info=info)
 
         def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
             return self.ground(clip, asked, task)
@@ -154,7 +150,9 @@ class Predictor:
         return clip
 
     def _frames(self, video: Video) -> SampledFrames:
-        return video if isinstance(video, SampledFrames) else sample_frames(video, self.num_frames)
+        if isinstance(video, SampledFrames):
+            return video
+        return sample_frames(video, self.num_frames, size=self.image_size)
 
     def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Answer]:
         """One answer a question, all of one task; the video is prefilled once, or once a question if that is first."""
@@ -273,12 +271,3 @@ def clamp_span(span: Span | None, times_s: np.ndarray, duration_s: float) -> Spa
         return None
     begin = min(span.begin_s, float(times_s[-1]))
     return Span(begin, min(span.end_s, duration_s) if span.end_s > begin else duration_s)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    sha = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                sha.update(block)
-    return sha.hexdigest()[:16]

@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,6 @@ from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
-from spacevllm.video.resize import sample_resized
 
 log = logging.getLogger(__name__)
 
@@ -165,13 +165,11 @@ class Videos:
         return clip
 
     async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
-        size, limits = (self.num_frames, self.image_size), (self.config.max_pixels, self.config.max_frames)
+        limits = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
         async with self._decoders.one() as child:
+            sample = partial(child.sample, path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
             with DECODE_SECONDS.time():
-                clip: SampledFrames = await asyncio.to_thread(
-                    child.run, sample_resized, path, *size, *limits, part, info
-                )
-        return clip
+                return await asyncio.to_thread(sample)
 
 
 def gone(video_id: str) -> Problem:

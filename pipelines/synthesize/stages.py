@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.decode import WRITER_CPUS, written
+from pipelines.landing import landed, writing, written
 from pipelines.parts import Parts
 from pipelines.synthesize.config import SynthesizeConfig
 from pipelines.synthesize.rows import WORK, Row
@@ -59,24 +59,23 @@ def run_worker(stage: str, work: pa.Table, config: SynthesizeConfig, parts: Part
     from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, config.block_rows)
-    blocks = ray.data.from_arrow([work.slice(start, config.block_rows).combine_chunks() for start in cuts])
+    blocks = ray.data.from_blocks([work.slice(start, config.block_rows).combine_chunks() for start in cuts])
     options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
     if stage in ("analyzer", "annotator"):
         settings = config.analyzer if stage == "analyzer" else config.annotator
-        room = int(ray.cluster_resources().get("CPU", 1) - WRITER_CPUS)
+        room = int(ray.cluster_resources().get("CPU", 1))
         actors = max(1, min(settings.num_actors, len(cuts), room))
         rows = blocks.map_batches(
-            Analyzer if stage == "analyzer" else AnnotatorWorker,
+            writing(Analyzer if stage == "analyzer" else AnnotatorWorker, parts),
             fn_constructor_args=(settings,),
             compute=ActorPoolStrategy(min_size=actors, max_size=actors),
             num_cpus=1,
             num_gpus=settings.num_gpus,
             **options,
         )
-    else:
-        function = Refiner(config.continuity, config.refiner) if stage == "refiner" else Filter(config.filter)
-        rows = blocks.map_batches(function.__call__, num_cpus=1, **options)
-    return written(rows, parts)
+        return landed(rows)
+    function = Refiner(config.continuity, config.refiner) if stage == "refiner" else Filter(config.filter)
+    return written(blocks.map_batches(function.__call__, num_cpus=1, **options), parts)
 
 
 def _ok_rows(stages: str, stage: str, work: pa.Table, columns: list[str]) -> Iterator[tuple[Row, str]]:

@@ -5,7 +5,7 @@ its clip playing, its tube, and the truth beside it where it is known. Nothing i
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from spacevllm.calibration import RECALL
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.drawing.overlay import tube_mark
 from spacevllm.tube import Span, Tube
@@ -27,6 +28,12 @@ TASK_TITLES = {
     "vtg": "When",
     "rec": "Where, in one image",
     "qa": "Multiple choice",
+}
+_PRESENCE_NAMES = {
+    "auroc": "AUROC",
+    f"false_alarms@recall{RECALL:g}": f"false alarms at {RECALL:.0%} recall",
+    "recall": "recall as flagged",
+    "false_alarms": "false alarms as flagged",
 }
 
 
@@ -143,7 +150,8 @@ def write_report(
 
 
 def score_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """One table per task and protocol: the model, its splits, then the baselines, in the same columns.
+    """One table per task and protocol: the model, its splits, then the baselines, in the same columns; then one of
+    presence, if questions were about what is not there.
 
     Args:
         scores: evaluation's summary; keys that are no task (counts, timings) are left to others.
@@ -157,7 +165,20 @@ def score_tables(scores: Mapping[str, Any]) -> list[Table]:
         protocols = {k: v for k, v in summary.items() if k != "baselines"} if task == "stvg" else {"": summary}
         for protocol, table in protocols.items():
             tables.append(_table(task, protocol, table, beside))
-    return tables
+    return [*tables, *_presence(scores.get("presence") or {})]
+
+
+def _presence(found: Mapping[str, Any]) -> Iterator[Table]:
+    """How well confidences tell what is there from what is not; chance gets half the pairs right."""
+    if not found:
+        return
+    columns = [key for key, value in found.items() if isinstance(value, float)]
+    chance = {"auroc": 0.5, f"false_alarms@recall{RECALL:g}": RECALL}
+    queries = found["n_present"] + found["n_absent"]
+    lines = [Line("this model", "model", [found[column] for column in columns], queries)]
+    lines += [Line("chance", "baseline", [chance.get(column) for column in columns], queries)]
+    note = f"{found['n_present']} questions about what is there, {found['n_absent']} about what is not"
+    yield Table("Is it there?", note, [_PRESENCE_NAMES.get(column, column) for column in columns], lines)
 
 
 def _table(task: str, protocol: str, scores: Mapping[str, Any], baselines: Mapping[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from spacevllm.model.configuration import SpaceVLLMConfig
+from spacevllm.model.folder import need_tokenizer, read_tree
 from spacevllm.model.modeling import ATTENTION, NEW_MODULES, SpaceVLLM
 from spacevllm.model.processing import END_OF_TURN
 from spacevllm.model.weights import CheckpointError, Stored, check_fit, read_json, read_table, weight_files
@@ -58,16 +59,7 @@ def read_config(folder: Path, fields: Mapping[str, Any] | None = None) -> SpaceV
     Raises:
         CheckpointError: another kind of model, or not JSON. FileNotFoundError: no ``config.json``.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
-    tree = read_json(folder / "config.json")
-    if "mm_vision_tower" in tree:
-        raise CheckpointError(f"{folder} is in LLaVA-NeXT's format: `spacevllm import-llava-video {folder} OUT` first")
-    if tree.get("model_type") not in ("spacevllm", "llava_onevision"):
-        raise CheckpointError(
-            f"{folder}: model_type {tree.get('model_type')!r} is neither spacevllm nor llava_onevision"
-        )
-    known = {key: value for key, value in tree.items() if key not in _OF_THE_CLASS}
+    known = {key: value for key, value in read_tree(folder).items() if key not in _OF_THE_CLASS}
     return SpaceVLLMConfig(**known | dict(fields or {}))
 
 
@@ -146,8 +138,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     Raises:
         FileNotFoundError: there is none. CheckpointError: it does not go with the model.
     """
-    if not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a model folder: it has no tokenizer.json")
+    need_tokenizer(folder)
     return check_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), vocab_size, folder)
 
 

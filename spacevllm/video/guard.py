@@ -71,6 +71,8 @@ class GuardedSampler:
         max_pixels: int | None = None,
         max_frames: int | None = None,
         part: Span | None = None,
+        size: int | None = None,
+        info: VideoInfo | None = None,
     ) -> SampledFrames:
         """``sample_frames`` with these arguments.
 
@@ -79,7 +81,7 @@ class GuardedSampler:
             VideoError: whatever ``sample_frames`` raised.
         """
         frames: SampledFrames = self.run(
-            sample_frames, str(path), num_frames, backend, segment, max_pixels, max_frames, part
+            sample_frames, str(path), num_frames, backend, segment, max_pixels, max_frames, part, size, info
         )
         return frames
 

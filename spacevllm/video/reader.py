@@ -8,7 +8,7 @@ costs time, never a wrong frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -63,6 +63,7 @@ def sample_frames(
     max_pixels: int | None = None,
     max_frames: int | None = None,
     part: Span | None = None,
+    size: int | None = None,
     info: VideoInfo | None = None,
 ) -> SampledFrames:
     """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
@@ -71,6 +72,7 @@ def sample_frames(
         segment: frames ``[begin, end)`` to sample from (the end is cut to the video's); None: all.
         max_pixels: largest width × height accepted. max_frames: longest video accepted.
         part: the same in seconds (the end is cut to the video's); what is shown at its begin belongs to it.
+        size: frames come as (T, size, size, 3), see ``resize_frames``, and no more than one is held as it was.
         info: of this very file, if it was probed before: its packets are not read again.
 
     Raises:
@@ -79,15 +81,16 @@ def sample_frames(
     path = str(path)
     check_file(path)
     if _is_image(path):
-        return _sample_image(path, max_pixels)
+        image = _sample_image(path, max_pixels)
+        return replace(image, frames=_resized(image.frames, size))
     with open_video(path, max_pixels) as (container, stream):
         info = info or scan(path, container, stream, max_frames)
         begin, end = _segment(info, segment, part)
         indices = begin + uniform_indices(end - begin, num_frames)  # (T,)
         if _checked(backend) == "pyav":
-            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted))
+            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted), size)
     if backend == "decord":
-        frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted))
+        frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted), size)
     return SampledFrames(info, indices, info.times_s[indices], frames, part=_seconds(info, begin, end))
 
 
@@ -152,14 +155,15 @@ def _seconds(info: VideoInfo, begin: int, end: int) -> Span | None:
     return Span(float(info.times_s[begin]), float(info.times_s[end]) if end < info.num_frames else info.duration_s)
 
 
-def _gather(info: VideoInfo, indices: np.ndarray, read: _Read) -> np.ndarray:
+def _gather(info: VideoInfo, indices: np.ndarray, read: _Read, size: int | None = None) -> np.ndarray:
     """(T, H, W, 3) from ``read(wanted)``, which yields (frame number, upright picture) in any order."""
     wanted, place = np.unique(indices, return_inverse=True)  # (U,), (T,)
-    frames = np.empty((len(wanted), info.height, info.width, 3), dtype=np.uint8)
+    height, width = (size, size) if size else (info.height, info.width)
+    frames = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
     rows = {frame: row for row, frame in enumerate(wanted.tolist())}
     missing = set(rows)
     for frame, picture in read(wanted.tolist()):
-        frames[rows[frame]] = picture
+        frames[rows[frame]] = _resized(picture[None], size)[0]
         missing.discard(frame)
     if missing:
         got = len(wanted) - len(missing)
@@ -167,6 +171,14 @@ def _gather(info: VideoInfo, indices: np.ndarray, read: _Read) -> np.ndarray:
             f"{info.path}: decoded {got} of {len(wanted)} wanted frames, the first lost is frame {min(missing)}"
         )
     return frames if len(wanted) == len(indices) and (wanted == indices).all() else frames[place]
+
+
+def _resized(frames: np.ndarray, size: int | None) -> np.ndarray:
+    if not size:
+        return frames
+    from spacevllm.video.resize import resize_frames  # Pillow, which decoding alone does not need
+
+    return resize_frames(frames, size)
 
 
 def _read_pyav(

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from PIL import Image
-
-from spacevllm.tube import Span
-from spacevllm.video.probe import VideoInfo
-from spacevllm.video.reader import SampledFrames, sample_frames
 
 
 def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
@@ -26,24 +20,3 @@ def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
         return frames
     resized = [np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC)) for f in frames]
     return np.stack(resized) if resized else np.zeros((0, size, size, 3), np.uint8)  # (T, S, S, 3)
-
-
-def sample_resized(
-    path: str,
-    num_frames: int,
-    size: int,
-    max_pixels: int | None = None,
-    max_frames: int | None = None,
-    part: Span | None = None,
-    info: VideoInfo | None = None,
-) -> SampledFrames:
-    """``sample_frames`` and ``resize_frames`` in one: what a model of this ``size`` sees of a video, and no more bytes.
-
-    Args:
-        part: of the video, in seconds; None: all of it. info: of this very file, if it was probed before.
-
-    Raises:
-        VideoError: the video cannot be read, or is larger than allowed.
-    """
-    clip = sample_frames(path, num_frames, max_pixels=max_pixels, max_frames=max_frames, part=part, info=info)
-    return replace(clip, frames=resize_frames(clip.frames, size))

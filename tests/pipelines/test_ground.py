@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def test_every_pair_has_one_row_and_a_second_run_decodes_nothing(archive, tmp_pa
     assert (summary["new"], summary["decoded"], summary["videos"]) == (14, 7, 7)
     assert summary["errors"]["empty_file"] == 2 and summary["errors"]["not_a_video"] == 2
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
+    assert 0 < summary["start_s"] < summary["seconds"] and summary["steady_per_s"] > 0
     assert (tmp_path / "out/config.yaml").exists()
     rows = rows_of(tmp_path / "out")
     names = ["clip0", "clip1", "clip2", "clip3", "cut", "empty", "text"]
@@ -94,6 +96,14 @@ def test_what_the_model_cannot_answer_is_a_failed_row(archive, tmp_path, ray_clu
     assert broken["errors"] == {"predict": 1}
     [row] = [row for row in rows_of(tmp_path / "out") if row["question"] == "break"]
     assert row["error"] == "predict: RuntimeError: this question breaks the model"
+
+
+def test_a_model_that_does_not_load_is_said_in_one_line(archive, tmp_path, tiny_model, ray_cluster):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tree = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(tree | {"decoder_hidden_size": 24}))
+    with pytest.raises(ConfigError, match=r"weights do not fit the model; .* of another shape"):
+        run(config(archive, tmp_path, model=str(model)))
 
 
 def test_an_output_that_is_in_use_is_refused(archive, tmp_path):
@@ -196,6 +206,8 @@ def test_killed_in_the_middle_and_run_again_gives_each_pair_once(tmp_path, ray_c
     while len(list(tubes.glob("*.parquet"))) < 3:
         assert driver.poll() is None and time.monotonic() < deadline, "the first run ended before it could be killed"
         time.sleep(0.02)
+    with pytest.raises(storage.StorageBusy, match=f"process {driver.pid} "):  # two jobs, one output
+        run(job, standin.load)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     kept = {file.name: file.stat().st_mtime_ns for file in tubes.glob("*.parquet")}

@@ -16,7 +16,7 @@ from pipelines.serve.service import Ask
 from pipelines.serve.store import CONTENT, Video, VideoStore, content_id, save_upload
 from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
-from spacevllm.video.resize import sample_resized
+from spacevllm.video.reader import sample_frames
 from tests.conftest import write_mp4
 
 
@@ -73,7 +73,7 @@ def predictor(tmp_path_factory):
 def clips(tmp_path_factory, predictor):
     root = tmp_path_factory.mktemp("clips")
     paths = [write_mp4(root / f"{i}.mp4", num_frames=12 + i, shade=90 * i) for i in range(2)]
-    return [sample_resized(str(path), predictor.num_frames, predictor.image_size) for path in paths]
+    return [sample_frames(path, predictor.num_frames, size=predictor.image_size) for path in paths]
 
 
 def test_a_batch_answers_each_as_alone(predictor, clips):

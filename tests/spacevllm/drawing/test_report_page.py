@@ -156,3 +156,13 @@ def test_scores_come_from_evaluations_summary_as_it_is():
     summary = {"stage": "evaluate", "in": 2, "errors": {}, "stvg": {"dense": dense, "baselines": {}}, "vtg": {}}
     [table] = score_tables(summary)
     assert table.columns == ["m_tIoU"] and table.lines[0].values == [0.5]
+
+
+def test_presence_is_a_table_beside_chance():
+    found = {"auroc": 0.9, "false_alarms@recall0.95": 0.25, "recall": 0.8, "false_alarms": 0.1}
+    [table] = score_tables({"stvg": {}, "presence": found | {"n_present": 6, "n_absent": 4}})
+    assert (table.title, table.note) == ("Is it there?", "6 questions about what is there, 4 about what is not")
+    assert table.columns[:2] == ["AUROC", "false alarms at 95% recall"]
+    model, chance = table.lines
+    assert model.values == [0.9, 0.25, 0.8, 0.1] and chance.values == [0.5, 0.95, None, None]
+    assert score_tables({"presence": {}}) == []

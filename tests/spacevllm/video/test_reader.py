@@ -14,6 +14,7 @@ from spacevllm.tube import Span
 from spacevllm.video import errors
 from spacevllm.video.probe import VideoInfo, probe
 from spacevllm.video.reader import Backend, plan_runs, read_frames, sample_frames
+from spacevllm.video.resize import resize_frames
 from spacevllm.video.sampling import uniform_indices
 
 Clip = Callable[[str], Path]
@@ -48,6 +49,17 @@ def test_every_single_frame_after_a_seek(clip: Clip, name: str) -> None:
     truth = decode_all(clip(name))[0]
     for i in range(info.num_frames):
         np.testing.assert_array_equal(read_frames(info, [i])[0], truth[i], err_msg=f"frame {i}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_frames_of_a_wanted_size_are_those_resized_afterwards(tmp_path: Path, backend: Backend, rotation: int) -> None:
+    path = write_clip(tmp_path / "clip.mp4", 12, rotation=rotation)
+    whole, sized = sample_frames(path, 16, backend), sample_frames(path, 16, backend, size=40)
+    np.testing.assert_array_equal(sized.frames, resize_frames(whole.frames, 40))  # repeats included
+    assert (sized.info.width, sized.info.height) == (whole.info.width, whole.info.height)
+    Image.fromarray(whole.frames[0]).save(tmp_path / "image.png")
+    assert sample_frames(tmp_path / "image.png", 4, size=40).frames.shape == (1, 40, 40, 3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
