@@ -165,7 +165,7 @@ class Videos:
         return clip
 
     async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
-        limits = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
+        limits: dict[str, Any] = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
         async with self._decoders.one() as child:
             sample = partial(child.sample, path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
             with DECODE_SECONDS.time():
