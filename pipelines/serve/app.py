@@ -24,7 +24,7 @@ from pipelines.serve.store import Video
 PAGE = Path(__file__).parent / "page"
 FILE = {"type": "string", "format": "binary", "description": "the video"}
 QUESTIONS = {"type": "array", "items": {"type": "string"}, "description": "one field for each question"}
-ANSWER: dict[str, Any] = {"description": f"the tubes; {DESCRIPTION}", "content": {EVENTS: {}}}
+ANSWER: dict[int | str, dict[str, Any]] = {200: {"description": f"the tubes; {DESCRIPTION}", "content": {EVENTS: {}}}}
 ABOUT = "Ask a video *when* and *where*. Every error is an RFC 9457 problem document with a stable `reason`."
 
 
@@ -64,7 +64,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/ground",
         summary="Where and when is what the questions ask for?",
-        responses=described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502) | {200: ANSWER},
+        responses=ANSWER | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
         openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
         response_model=None,
     )
