@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -117,7 +118,7 @@ class Bench:
         return {"videos": len(videos), "bare": {"decode_s": decode_s, "predict_s": predict_s}, **found}
 
     def by_questions(self, videos: Sequence[str], counts: Sequence[int]) -> list[dict[str, float]]:
-        runs = {count: timed(lambda count=count: self.ground(videos, count)) for count in counts}
+        runs = {count: timed(partial(self.ground, videos, count)) for count in counts}
         first = runs[counts[0]]
         return [
             {

@@ -21,7 +21,7 @@ _FOR_THE_USER = (OutputError, ConfigError, FileNotFoundError)  # Ray would wrap 
 def writing(worker: type, parts: Parts) -> type:
     """The same Ray Data actor, which writes its rows to ``parts``; what leaves it is how each went, see ``landed``."""
 
-    class Writing(worker):  # type: ignore[valid-type, misc]
+    class Writing(worker):
         def __init__(self, *arguments: Any) -> None:
             self.trouble: Exception | None = None
             try:
