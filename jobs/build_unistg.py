@@ -35,7 +35,10 @@ def _from_config(path: str, out: str, overrides: list[str], dry_run: bool) -> in
     config = resolve(UnistgConfig, path, overrides, **({"out": out} if out else {}))
     if dry_run:
         return show_plan("build-unistg", config, f"{len(config.sources)} annotation files")
-    return _finish(unistg.run(config, f"spacevllm build-unistg --config {path}"), config.out)
+    summary = unistg.run(config, f"spacevllm build-unistg --config {path}")
+    if config.synthesis is not None:
+        print(storage.read_text(storage.join(config.out, "synthesis", "funnel.txt")), end="")
+    return _finish(summary, config.out)
 
 
 def _finish(summary: Summary, out: str) -> int:

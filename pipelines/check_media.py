@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines import storage
@@ -124,7 +125,8 @@ def list_work(config: CheckMediaConfig) -> pa.Table:
         raise ConfigError(f"{config.data} is no data set: there are no Uni-STG shards in {config.data}/unistg")
     promises: dict[str, Promise] = {}
     for uri in shards:
-        for row in storage.read_table(uri, COLUMNS).to_pylist():
+        table = storage.read_table(uri, COLUMNS)
+        for row in table.filter(pc.not_equal(table["media_type"], "text")).to_pylist():
             told = promise_of(row)
             promises[row["media"]] = join(promises[row["media"]], told) if row["media"] in promises else told
     rows = [_work_row(media, promise, config) for media, promise in sorted(promises.items())]

@@ -109,7 +109,8 @@ class _Chosen:
         columns = (table[name].to_pylist() for name in ("task", "source", "media"))
         for row, (task, source, medium) in enumerate(zip(*columns, strict=True)):
             chosen = self.found[task]
-            if len(chosen) < self.per_task and source not in chosen and medium not in self.media:
+            new = medium and source not in chosen and medium not in self.media  # text has nothing to draw
+            if len(chosen) < self.per_task and new:
                 chosen[source] = Instance.from_row(table.slice(row, 1).to_pylist()[0])
                 self.media.add(medium)
 

@@ -78,19 +78,23 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
     Returns:
         The summary that is also OUT/summary.json: counts as in ``ground``, and for each task that occurs the scores of
         the model and of the baselines, fractions in [0, 1] (``spacevllm.evaluation.scoring.evaluate``); with questions
-        about what does not occur, ``presence``: how well confidences tell them apart.
+        about what does not occur, ``presence``: how well confidences tell them apart. Questions about no video and no
+        image are ``text_not_asked``.
 
     Raises:
         ConfigError: no data set. StorageBusy: another job writes to the same output.
     """
-    instances = [Instance.from_row(row) for row in read_records(config.data, config.split).to_pylist()]
+    records = [Instance.from_row(row) for row in read_records(config.data, config.split).to_pylist()]
+    instances = [instance for instance in records if instance.media_type != "text"]
     media = data_set_media(config.data, [config.split])
     data = DataRead(data_set_digest(config.data), f"{config.data} {config.split}")
     with predicted(config, questions(media, instances), len(instances), data, load) as (stage, predictions, counts):
         answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
         scores, rows = _score(instances, answers, config.seed)
         storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
-        return write_summary(stage, config.out, {"stage": "evaluate", **counts, "split": config.split, **scores})
+        left_out = {"text_not_asked": n} if (n := len(records) - len(instances)) else {}
+        told = {"stage": "evaluate", **counts, **left_out, "split": config.split, **scores}
+        return write_summary(stage, config.out, told)
 
 
 class DataRead(NamedTuple):

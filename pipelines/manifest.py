@@ -110,7 +110,7 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     """
     names: set[str] = set()
     for split in splits or [""]:
-        names |= set(read_records(folder, split, ["media"])["media"].to_pylist())
+        names |= set(read_records(folder, split, ["media"])["media"].to_pylist()) - {""}  # text
     return media_rows({name: storage.join(storage.absolute(folder), name) for name in sorted(names)})
 
 

@@ -52,7 +52,7 @@ class BuildUnistgConfig(Config):
     leaks: Literal["remove", "keep"] = "remove"
     workers: int | None = Field(default=None, ge=1)
     chunk_mb: float = Field(default=8, gt=0)
-    bucket_mb: float = Field(default=64, gt=0)
+    bucket_mb: float = Field(default=16, gt=0)
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 

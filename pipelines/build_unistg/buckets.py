@@ -3,7 +3,7 @@
 A bucket leaves::
 
     bucket-0003.arrow    one record batch a split, rows of ``SCHEMA`` in their final order
-    bucket-0003.media    the media they refer to, sorted
+    bucket-0003.media    the media they refer to, sorted, some rows a record batch
     bucket-0003.jsonl    the records left out here: an id that came before, a twin, a training record that is tested
 """
 
@@ -25,6 +25,7 @@ from spacevllm.data.instance import SCHEMA
 from spacevllm.data.leakage import TRAIN
 
 MEDIA = pa.schema([("split", pa.string()), ("media", pa.string()), ("media_type", pa.string())])
+MEDIA_ROWS = 4096  # read at a time, of every bucket at once
 REPEATED = "an id that occurs before"
 SISTER = "the same clip with the same sentence comes from a sister data set"
 TESTED = "a training record about what a held-out split tests"
@@ -75,8 +76,8 @@ def sort_bucket(number: int, num_chunks: int, splits: list[str], recipe: Recipe)
     good = records.filter(pc.is_null(reasons))
     base = storage.join(recipe.spill, f"bucket-{number:04d}")
     _write_dropped(f"{base}.jsonl", records, reasons)
-    media = good.select(MEDIA.names).group_by(MEDIA.names).aggregate([])
-    write_batches(f"{base}.media", [media.sort_by([(name, "ascending") for name in MEDIA.names])])
+    media = good.filter(pc.not_equal(good["media"], "")).select(MEDIA.names).group_by(MEDIA.names).aggregate([])
+    write_batches(f"{base}.media", _slices(media.sort_by([(name, "ascending") for name in MEDIA.names])))
     of_split = [good.filter(pc.equal(good["split"], split)).select(SCHEMA.names) for split in splits]
     write_batches(f"{base}.arrow", of_split)
     kinds = zip(good["task"].to_pylist(), good["source"].to_pylist(), good["split"].to_pylist(), strict=True)
@@ -86,6 +87,11 @@ def sort_bucket(number: int, num_chunks: int, splits: list[str], recipe: Recipe)
         "kinds": [[*kind, count] for kind, count in sorted(Counter(kinds).items())],
         "dropped": records.num_rows - good.num_rows,
     }
+
+
+def _slices(table: pa.Table) -> list[pa.Table]:
+    """At least one, so that the file has a schema."""
+    return [table.slice(start, MEDIA_ROWS) for start in range(0, max(1, table.num_rows), MEDIA_ROWS)]
 
 
 def _reasons(records: pa.Table, removals: Removals) -> pa.Array:

@@ -24,6 +24,7 @@ from pipelines import storage
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import SCHEMA, Instance, instance_id
 from spacevllm.data.leakage import TRAIN, preference, tested_thing, twin
+from spacevllm.data.sources.base import box_faults
 
 PLACE = [("file", pa.int64()), ("begin", pa.int64()), ("index", pa.int64())]  # chunk's file and first byte, line in it
 CHECKED = pa.schema(
@@ -112,9 +113,11 @@ def check_lines(chunk: Chunk, lines: list[tuple[int, bytes]], recipe: Recipe) ->
     place = {"file": chunk.file, "begin": chunk.begin, "split": chunk.split}
     rows = [_check_line(line, place | {"index": index}, chunk, recipe) for index, line in lines]
     try:
-        return pa.Table.from_pylist(rows, schema=CHECKED)
+        table = pa.Table.from_pylist(rows, schema=CHECKED)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # a value of the wrong type somewhere: find it
-        return pa.Table.from_pylist([_check_types(row) for row in rows], schema=CHECKED)
+        table = pa.Table.from_pylist([_check_types(row) for row in rows], schema=CHECKED)
+    reasons = pc.coalesce(table["dropped"], _box_reasons(table))
+    return table.set_column(CHECKED.get_field_index("dropped"), "dropped", reasons)
 
 
 def write_batches(uri: str, tables: list[pa.Table]) -> None:
@@ -129,6 +132,14 @@ def read_batch(uri: str, number: int) -> pa.Table:
     """One of them; the others are not read."""
     with storage.open_read(uri) as file:
         return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(number)])
+
+
+def read_batches(uri: str) -> Iterator[pa.Table]:
+    """All of them in order, one in memory at a time."""
+    with storage.open_read(uri) as file:
+        count = pa.ipc.open_file(file).num_record_batches
+    for number in range(count):
+        yield read_batch(uri, number)
 
 
 def _batches(chunk: Chunk) -> Iterator[list[tuple[int, bytes]]]:
@@ -163,11 +174,13 @@ def _check_line(line: bytes, place: dict[str, Any], chunk: Chunk, recipe: Recipe
     except UnicodeDecodeError:
         return place | {"dropped": "the line is no UTF-8"}
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
-        return place | {"id": _text(key), "dropped": " ".join(str(error).split())}
+        reason = " ".join(str(error).removeprefix(f"instance {key}: ").split())  # equal causes count together
+        return place | {"id": _text(key), "dropped": reason}
     if instance.split != place["split"]:
         reason = f"split {instance.split!r} in a file of split {place['split']!r}"
         return place | {"id": _text(key), "dropped": reason}
-    media = storage.join(chunk.media_root, str(instance.media)) if chunk.media_root else instance.media
+    at_root = chunk.media_root and instance.media  # text has none
+    media = storage.join(chunk.media_root, str(instance.media)) if at_root else instance.media
     order = instance_id(recipe.seed, instance.id)
     return vars(instance) | place | {"media": media, "order": order, **_keys(instance)}
 
@@ -186,6 +199,19 @@ def _check_types(row: dict[str, Any]) -> dict[str, Any]:
         place = {name: row[name] for name in ("split", "file", "begin", "index")}
         return place | {"id": _text(row.get("id")), "dropped": f"wrong type: {error}"}
     return row
+
+
+def _box_reasons(table: pa.Table) -> pa.Array:
+    """(N,) what is wrong with a box of each record, all of them at once; null: nothing."""
+    rows = table.combine_chunks()
+    counts = pc.list_value_length(rows["boxes"]).fill_null(0).to_numpy()
+    corners = rows["boxes"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
+    size = np.stack([rows[name].fill_null(0).to_numpy() for name in ("width", "height")], axis=-1)  # (N, 2)
+    of_row = np.repeat(np.arange(len(counts)), counts)
+    reasons = np.full(len(counts), None, object)
+    for reason, found in box_faults(corners.astype(np.float64).reshape(-1, 4), size[of_row]).items():
+        reasons[of_row[found]] = reason
+    return pa.array(reasons, pa.string())
 
 
 def _text(value: object) -> str | None:

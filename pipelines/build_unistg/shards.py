@@ -6,7 +6,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.build_unistg.buckets import MEDIA
-from pipelines.build_unistg.chunks import Chunk, Recipe, read_batch
+from pipelines.build_unistg.chunks import Chunk, Recipe, read_batch, read_batches
 from spacevllm.data.instance import instance_id
 
 MANIFEST = pa.schema([("id", pa.string()), *MEDIA])
-MANIFEST_ROWS = 1 << 16  # in a row group
+MANIFEST_ROWS = 1 << 13  # in a row group; as Python objects they take ten times their size
 
 
 def write_shards(
@@ -53,8 +53,8 @@ def _rows(begin: int, end: int, ends: list[int], bucket: int, split: int, recipe
 
 
 def write_manifest(out: str, num_buckets: int, recipe: Recipe) -> dict[str, int]:
-    """OUT/manifest.parquet: id, split, media, media_type of every medium, sorted by split and name, one pass and no
-    more than a few thousand rows in memory. Returns how many each split has."""
+    """OUT/manifest.parquet: id, split, media, media_type of every medium, sorted by split and name, in one pass with a
+    few thousand rows of each bucket in memory. Returns how many each split has."""
     runs = [_media_run(storage.join(recipe.spill, f"bucket-{b:04d}.media")) for b in range(num_buckets)]
     unique = (row for row, _ in groupby(heapq.merge(*runs)))
     counts: Counter[str] = Counter()
@@ -68,8 +68,7 @@ def write_manifest(out: str, num_buckets: int, recipe: Recipe) -> dict[str, int]
 
 
 def _media_run(uri: str) -> Iterator[tuple[str, str, str]]:
-    table = read_batch(uri, 0)
-    for batch in table.to_batches(max_chunksize=4096):
+    for batch in read_batches(uri):
         yield from zip(*(batch[name].to_pylist() for name in MEDIA.names), strict=True)
 
 
@@ -100,9 +99,8 @@ def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: 
         before[chunk.file, chunk.begin] = already
         already += count
     names = {chunk.file: chunk.uri for chunk in chunks}
-    files = [f"chunk-{chunk.number:06d}.jsonl" for chunk in chunks]
-    files += [f"bucket-{number:04d}.jsonl" for number in range(num_buckets)]
-    runs = [_dropped_run(storage.join(recipe.spill, name)) for name in files]
+    of_chunks = chain.from_iterable(_dropped_run(recipe, f"chunk-{chunk.number:06d}") for chunk in chunks)  # in order
+    runs = [of_chunks, *(_dropped_run(recipe, f"bucket-{number:04d}") for number in range(num_buckets))]
     reasons: Counter[str] = Counter()
     uri = storage.join(out, "dropped.jsonl")
     others = _converters_rows(uri)
@@ -125,7 +123,7 @@ def _converters_rows(uri: str) -> Iterator[bytes]:
                 yield line + b"\n"
 
 
-def _dropped_run(uri: str) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
-    for line in storage.read_text(uri).splitlines():
+def _dropped_run(recipe: Recipe, name: str) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
+    for line in storage.read_lines(storage.join(recipe.spill, f"{name}.jsonl")):
         row = json.loads(line)
         yield (row["file"], row["begin"], row["index"]), row

@@ -59,6 +59,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
             datasets: dict[str, Any] = {
                 stage.reads: clip_dataset(decoded, instances, stage, config.train.keep_clips)
                 for stage in sorted((config.stages[name] for name in config.used_stages), key=lambda stage: stage.reads)
+                if stage.media
             }
             result = fit(config, recipe, payload, datasets, reports)
         storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))

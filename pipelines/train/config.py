@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from pipelines.decode import DecodeOptions
 from pipelines.tracking import TrackingConfig
+from pipelines.train.mixture import block_counts, draw
 from spacevllm.config import Config
-from spacevllm.data.instance import Task
+from spacevllm.data.instance import MediaType, Task
 from spacevllm.model.criterion import CriterionConfig
 
 Part = Literal["tower", "projector", "llm", "queries", "decoder"]
@@ -41,40 +42,41 @@ class LoraSection(Config):
 
 
 class StageSection(Config):
-    """One stage of training: ``steps`` steps, then the next stage.
+    """One stage of training: ``steps`` steps, then the next stage. It reads clips of its own, or mixes others'.
 
     Attributes:
-        media: ``image`` or ``video``. tasks: whose questions are asked; none named: all. Stages that differ in them
-            can be mixed, so every task has a weight of its own.
-        steps: 0 for a stage that only lends its batches to others, by ``mix`` or ``rehearse``.
-        batch_size: clips in a step, over all workers.
-        micro_batch_size: clips that pass through a worker at once; 0: all its clips of a step. Gradients are the same,
-            memory is not.
+        media: ``image``, ``video`` or ``text`` (questions about neither); none for a stage with ``mix``.
+        tasks: whose questions are asked; none named: all.
+        mix: stages whose clips this one takes → their weights, in clips. Of every ``mix_block`` clips (over all
+            workers; 0: of each step) each stage gives exactly its share, rounded by the largest remainder.
+        steps: 0 for a stage that only lends its clips to others, by ``mix`` or ``rehearse``.
+        batch_size: clips in a step, over all workers; not needed where others only ``mix`` it.
+        micro_batch_size: clips of this stage that pass through a worker at once, in its own steps and in others';
+            0: all of a step. Gradients are the same, memory is not.
         objective: ``ground``: the whole model and ``criterion``. ``align``: tower, projector and word embeddings only,
             visual tokens against captions; for a tower without pre-trained weights.
         questions: asked of a clip at most; they share its prefix.
         learning_rate: peak, relative to ``train.learning_rate`` and ``train.learning_rates``.
-        mix: other stages whose batch every step takes, too: one optimiser step on all of them, so the batch sizes are
-            the weights of the mixture.
         rehearse: another stage; every ``rehearse_every``-th batch is one of its kind, so that it is not forgotten.
     """
 
-    media: Literal["image", "video"]
+    media: MediaType | None = None
     tasks: tuple[Task, ...] = ()
     objective: Literal["ground", "align"] = "ground"
-    steps: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
+    mix: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    mix_block: int = Field(default=0, ge=0)
+    steps: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=0, ge=0)
     micro_batch_size: int = Field(default=0, ge=0)
     questions: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1.0, gt=0)
-    mix: tuple[str, ...] = ()
     rehearse: str = ""
     rehearse_every: int = Field(default=6, ge=2)
 
     @property
     def reads(self) -> str:
-        """Name of what it reads; stages of the same name share a data set."""
-        return f"{self.media}:{'+'.join(sorted(self.tasks))}" if self.tasks else self.media
+        """Name of what it reads; stages of the same name share a data set. ``""``: nothing itself."""
+        return f"{self.media or ''}:{'+'.join(sorted(self.tasks))}" if self.tasks else self.media or ""
 
 
 class TrainSection(Config):
@@ -174,18 +176,37 @@ class TrainJobConfig(Config):
         for other in others:
             if other not in self.stages:
                 raise ValueError(f"stages.{name} wants {other!r}, which is none of {', '.join(self.stages)}")
-        together = [stage, *(self.stages[other] for other in others)]
-        if len({part.reads for part in together}) < len(together):
+        if bool(stage.media) == bool(stage.mix) or (stage.mix and (stage.tasks or stage.rehearse)):
+            raise ValueError(f"stages.{name} needs either media (and tasks, and rehearse) or mix")
+        if stage.media == "text" and stage.objective == "align":
+            raise ValueError(f"stages.{name}: there is nothing in text that objective align could align")
+        self._check_reading(name, stage, [self.stages[other] for other in others])
+        if stage.steps or any(name == other.rehearse for other in self.stages.values()):
+            self._check_batch(name, stage)
+
+    def _check_reading(self, name: str, stage: StageSection, others: list[StageSection]) -> None:
+        if not all(other.media for other in others):
+            raise ValueError(f"stages.{name} can only mix or rehearse stages with media of their own")
+        reads = [part.reads for part in [stage, *others]]
+        if len(set(reads)) < len(reads):
             raise ValueError(f"stages.{name} and what it mixes or rehearses must each read other media or tasks")
-        if len({part.objective for part in [stage, *(self.stages[other] for other in stage.mix)]}) > 1:
+        if any(self.stages[other].objective != stage.objective for other in stage.mix):
             raise ValueError(f"stages.{name} and what it mixes must have one objective")
-        micro = stage.micro_batch_size or 1
-        if stage.batch_size % (self.workers.num_workers * micro):
+
+    def _check_batch(self, name: str, stage: StageSection) -> None:
+        workers, micro = self.workers.num_workers, stage.micro_batch_size or 1
+        if not stage.batch_size:
+            raise ValueError(f"stages.{name} needs a batch_size")
+        if stage.batch_size % (workers * micro):
             of_micro = f" x micro_batch_size {micro}" if micro > 1 else ""
-            raise ValueError(
-                f"stages.{name}.batch_size {stage.batch_size} does not divide by "
-                f"workers.num_workers {self.workers.num_workers}{of_micro}"
-            )
+            told = f"stages.{name}.batch_size {stage.batch_size} does not divide by workers.num_workers {workers}"
+            raise ValueError(told + of_micro)
+        if (block := stage.mix_block) % workers:
+            raise ValueError(f"stages.{name}.mix_block {block} does not divide by workers.num_workers {workers}")
+        for other, count in block_counts(stage.mix, self.block_size(stage)).items():
+            if not count:
+                told = f"stages.{name}.mix: a worker's block of {self.block_size(stage)} clips has none of {other}"
+                raise ValueError(f"{told}; raise mix_block or its weight")
 
     @property
     def total_steps(self) -> int:
@@ -207,13 +228,20 @@ class TrainJobConfig(Config):
             step -= stage.steps
         raise IndexError("past the last step")
 
-    def sources(self, step: int) -> tuple[str, ...]:
-        """The stages whose batches global step ``step`` takes: its own and those it mixes, or the one it rehearses."""
+    def clips(self, step: int) -> dict[str, int]:
+        """How many clips each worker takes at global step ``step``, from which stages."""
         name, local = self.at(step)
         stage = self.stages[name]
         if stage.rehearse and local % stage.rehearse_every == stage.rehearse_every - 1:
-            return (stage.rehearse,)
-        return (name, *stage.mix)
+            name = stage.rehearse
+        each = self.stages[name].batch_size // self.workers.num_workers
+        if not stage.mix:
+            return {name: each}
+        return draw(stage.mix, self.block_size(stage), f"{self.train.seed}/{name}", local * each, each)
+
+    def block_size(self, stage: StageSection) -> int:
+        """Clips of one worker in a block of a mixed stage."""
+        return (stage.mix_block or stage.batch_size) // self.workers.num_workers
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the peak learning rate at global step ``step``: warm-up and cosine anew in every stage."""

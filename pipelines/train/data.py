@@ -2,6 +2,8 @@
 
 DATA/unistg/train ──group by media──┐
 decode ─▶ frames/*.parquet ─────────┴─▶ one row a clip: frames + its questions ─▶ ClipSample ─▶ Batch
+
+A record about no media is a row of its own, without frames.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.decode import DecodeConfig
+from pipelines.decode import FRAMES, DecodeConfig
 from pipelines.decode import run as decode
 from pipelines.stage import Summary
 from pipelines.tracking import store_uri
@@ -26,6 +28,8 @@ from spacevllm.data.instance import Instance
 
 COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
 SHUFFLE_ROWS, SHUFFLE_BYTES = 512, 2**31  # clips held back to mix the order: 98 kB each at the tiny size, 28 MB at 7B
+NOTHING = "the data set has no {} in split train, but a training stage wants one"
+TEXT_BYTES, TEXT_ROWS = 2**12, 1024  # of a record without media; in a block
 
 
 def read_instances(data: str, split: str) -> list[Instance]:
@@ -65,6 +69,8 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSectio
     import ray
     from ray.data import TaskPoolStrategy
 
+    if stage.media == "text":
+        return ray.data.from_arrow(list(text_tables(instances, stage)))
     known = group_questions(instances, stage)
     folder = storage.join(decoded, "frames")
     if keep:
@@ -80,6 +86,24 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSectio
     )
 
 
+def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[pa.Table]:
+    """The same rows for records without media, one each; ``media`` is the record's id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    asked = [instance for instance in instances if wanted(instance, stage)]
+    if not asked:
+        raise ValueError(NOTHING.format(stage.reads))
+    nothing = {"status": "ok", "frames": b"", "shape": [0, 0, 0, 3], "indices": [], "times_s": [], "duration_s": 0.0}
+    decoded = [FRAMES.field(name) for name in COLUMNS[1:]]
+    schema = pa.schema([("media", pa.string()), *decoded, ("questions", pa.large_string())])
+    for start in range(0, len(asked), TEXT_ROWS):
+        some = asked[start : start + TEXT_ROWS]
+        rows = [nothing | {"media": i.id, "questions": json.dumps([i.to_row()])} for i in some]
+        yield pa.Table.from_pylist(rows, schema=schema)
+
+
 def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[str, str]:
     """JSON of all of the stage's instances about each video or image.
 
@@ -91,7 +115,7 @@ def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[
         if wanted(instance, stage):
             questions[instance.media].append(instance.to_row())
     if not questions:
-        raise ValueError(f"the data set has no {stage.reads} in split train, but a training stage wants one")
+        raise ValueError(NOTHING.format(stage.reads))
     return {media: json.dumps(rows) for media, rows in questions.items()}
 
 
@@ -126,7 +150,7 @@ def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> li
                 indices=np.asarray(batch["indices"][i]),
                 times_s=np.asarray(batch["times_s"][i]),
                 duration_s=float(batch["duration_s"][i]),
-                is_image=instances[0].media_type == "image",
+                media_type=instances[0].media_type,
                 instances=instances[start : start + stage.questions],
             )
         )
@@ -134,42 +158,45 @@ def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> li
 
 
 class ClipStream:
-    """Endless batches of one worker: epoch after epoch, each in its own order.
+    """Endless clips of one worker: epoch after epoch, each in its own order.
 
     Attributes:
-        cursor: (epoch, batches of it that were taken). A stream that starts there goes on as this one would have; it
-            reads the epoch's earlier batches once more, as Ray cannot start in the middle, but none of earlier epochs.
+        cursor: (epoch, clips of it that were taken). A stream that starts there goes on as this one would have; it
+            reads the epoch's earlier clips once more, as Ray cannot start in the middle, but none of earlier epochs.
     """
 
     def __init__(
-        self, shard: Any, stage: StageSection, workers: int, seed: int, cursor: tuple[int, int], clip_bytes: int
+        self, shard: Any, stage: StageSection, size: int, seed: int, cursor: tuple[int, int], clip_bytes: int
     ) -> None:
-        """shard: this worker's part of a Ray data set. clip_bytes: of one clip's frames."""
-        self.shard, self.stage, self.seed = shard, stage, seed
-        self.size = stage.batch_size // workers
+        """shard: this worker's part of a Ray data set. size: clips read at once. clip_bytes: of one clip's frames."""
+        self.shard, self.stage, self.size, self.seed = shard, stage, size, seed
         self.cursor = cursor
         self.held_back = max(1, min(SHUFFLE_ROWS, SHUFFLE_BYTES // clip_bytes))
         self._batches = self._read()
 
-    def __next__(self) -> list[ClipSample]:
-        return next(self._batches)
+    def take(self, clips: int) -> list[ClipSample]:
+        """The next ones; a multiple of ``size``."""
+        first, epoch = next(self._batches), self.cursor[0]
+        batches = [first, *(next(self._batches) for _ in range(clips // self.size - 1))]
+        columns = {name: [value for batch in batches for value in batch[name]] for name in batches[0]}
+        return clip_samples(columns, self.stage, f"{self.seed}/{epoch}")
 
     def close(self) -> None:
         """A shard serves one stream at a time."""
         self._batches.close()
 
-    def _read(self) -> Generator[list[ClipSample], None, None]:
+    def _read(self) -> Generator[dict[str, np.ndarray], None, None]:
         epoch, skip = self.cursor
         while True:
-            count = 0
-            for count, batch in enumerate(self._epoch(epoch), start=1):
-                if count > skip:
-                    self.cursor = epoch, count
-                    yield clip_samples(batch, self.stage, f"{self.seed}/{epoch}")
-            if not count:
-                raise ValueError(
-                    f"fewer clips than one batch of {self.stage.batch_size}: lower batch_size or add videos"
-                )
+            taken = 0
+            for batch in self._epoch(epoch):
+                taken += self.size
+                if taken > skip:
+                    self.cursor = epoch, taken
+                    yield batch
+            if not taken:
+                few = f"fewer clips of {self.stage.reads} for each worker than the {self.size} it needs at once"
+                raise ValueError(f"{few}: lower batch_size or workers.num_workers, or add data")
             epoch, skip = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> Iterable[dict[str, np.ndarray]]:

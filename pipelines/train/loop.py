@@ -11,7 +11,7 @@ import ray.train
 import torch
 
 from pipelines.train.config import TrainJobConfig
-from pipelines.train.data import ClipStream
+from pipelines.train.data import TEXT_BYTES, ClipStream
 from pipelines.train.trainer import Trainer
 from spacevllm.data.collate import ClipSample
 from spacevllm.model.batch import Batch
@@ -49,35 +49,41 @@ class Loop:
         """All steps that are left."""
         total, log_every = self.config.total_steps, self.config.train.log_every
         while self.trainer.step < total:
-            sources = self.config.sources(self.trainer.step)
-            self._close_streams(keep=self.config.at(self.trainer.step)[0])
-            parts = [part for source in sources for part in self._batches(source)]
-            self.trainer.train_step(parts, align=self.config.stages[sources[0]].objective == "align")
+            stage, _ = self.config.at(self.trainer.step)
+            self._close_streams(keep=stage)
+            clips = self.config.clips(self.trainer.step)
+            parts = [part for source, count in clips.items() for part in self._batches(source, count)]
+            self.trainer.train_step(parts, align=self.config.stages[next(iter(clips))].objective == "align")
             if self.trainer.step % log_every == 0 or self.trainer.step == total:
                 self.report()
 
-    def _batches(self, source: str) -> list[Batch]:
-        """This worker's batch of one source, as micro-batches."""
+    def _batches(self, source: str, clips: int) -> list[Batch]:
+        """This worker's clips of one source, as micro-batches. Sources stay apart: an image is padded to no video."""
         started = time.perf_counter()
-        samples = self._next(source)
+        samples = self._take(source, clips)
         self.trainer.meter.wait_s += time.perf_counter() - started
         size = self.config.stages[source].micro_batch_size or len(samples)
         return [self.trainer.collate(samples[i : i + size]) for i in range(0, len(samples), size)]
 
-    def _next(self, source: str) -> list[ClipSample]:
+    def _take(self, source: str, clips: int) -> list[ClipSample]:
         if source not in self.streams:
-            stage, model = self.config.stages[source], self.trainer.processor.config
-            self.streams[source] = ClipStream(
-                ray.train.get_dataset_shard(stage.reads),
-                stage,
-                self.config.workers.num_workers,
-                self.config.train.seed,
-                self.cursors.get(source, (0, 0)),
-                clip_bytes=(model.num_frames if stage.media == "video" else 1) * 3 * model.image_size**2,
-            )
-        samples = next(self.streams[source])
+            self.streams[source] = self._open(source)
+        samples = self.streams[source].take(clips)
         self.cursors[source] = self.streams[source].cursor
         return samples
+
+    def _open(self, source: str) -> ClipStream:
+        stage, model = self.config.stages[source], self.trainer.processor.config
+        mixed = any(source in other.mix for other in self.config.stages.values())  # one by one: shares differ by step
+        frame = 3 * model.image_size**2
+        return ClipStream(
+            ray.train.get_dataset_shard(stage.reads),
+            stage,
+            size=1 if mixed else stage.batch_size // self.config.workers.num_workers,
+            seed=self.config.train.seed,
+            cursor=self.cursors.get(source, (0, 0)),
+            clip_bytes={"video": model.num_frames * frame, "image": frame, "text": TEXT_BYTES}[stage.media or "text"],
+        )
 
     def _close_streams(self, keep: str) -> None:
         """A shard serves one stream at a time: those go that stage ``keep`` does not read."""

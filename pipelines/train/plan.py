@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedConfig
 
 from pipelines.train.config import PARTS, StageSection, TrainJobConfig
-from pipelines.train.data import wanted
+from pipelines.train.data import NOTHING, wanted
 from pipelines.train.engine import LIVE_PARAMETERS, REDUCE_BUCKET
+from pipelines.train.mixture import block_counts
 from pipelines.train.model import choose_trained, shape_only
 from pipelines.train.optimizer import part_of
 from spacevllm.data.instance import Instance
@@ -60,26 +61,56 @@ def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
     total, trained = sum(sizes.total.values()), sum(sizes.trained.values())
     lines.append(f"  {'all':<12}{total / 1e6:>11.2f}M{trained / 1e6:>11.2f}M")
     flops = FlopsModel(processor.config, {part for part in PARTS if sizes.trained[part] and not _adapted(config, part)})
-    largest = 0.0
-    for name in config.used_stages:
+    largest, clip_flops = 0.0, {}
+    for name, clips in clips_at_once(config).items():
         stage = config.stages[name]
         tokens = clip_tokens(processor, instances, stage)
-        each = flops.training(tokens.work, align=stage.objective == "align")
-        lines += stage_lines(name, stage, tokens, each)
-        at_once = stage.micro_batch_size or stage.batch_size // config.workers.num_workers
+        clip_flops[name] = flops.training(tokens.work, align=stage.objective == "align")
+        lines += stage_lines(name, stage, tokens, clip_flops[name])
+        at_once = stage.micro_batch_size or clips
         largest = max(largest, at_once * activation_bytes(processor.config, tokens.work, config, stage.questions))
+    for name, stage in config.stages.items():
+        if stage.mix and stage.steps:
+            lines += mix_lines(name, stage, config, clip_flops)
     lines += memory_lines(config, memory_per_device(config, sizes) | {"activations, roughly": largest})
     return lines
 
 
+def clips_at_once(config: TrainJobConfig) -> dict[str, int]:
+    """Stages that read clips of their own → most clips that a worker may take of one in a step."""
+    most: dict[str, int] = {}
+    for name in config.used_stages:
+        stage = config.stages[name]
+        each = stage.batch_size // config.workers.num_workers
+        if stage.media:
+            most[name] = max(most.get(name, 0), each)
+        for other, count in block_counts(stage.mix, config.block_size(stage)).items():
+            most[other] = max(most.get(other, 0), min(each, count))
+    return {name: most[name] for name in config.used_stages if name in most}
+
+
 def stage_lines(name: str, stage: StageSection, tokens: ClipTokens, flops: float) -> list[str]:
     """flops: of one clip with its questions, forward and backward."""
+    steps = f"{stage.steps} steps of {stage.batch_size} {stage.media}s" if stage.steps else f"{stage.media}s for others"
+    of_step = f"{flops * stage.batch_size:.3g} a step, " if stage.batch_size else ""
     return [
-        f"stage {name}: {stage.steps} steps of {stage.batch_size} {stage.media}s"
-        + (f", mixed with {', '.join(stage.mix)}" if stage.mix else ""),
+        f"stage {name}: {steps}",
         f"  tokens a {stage.media}: {tokens.visual:.0f} visual, {tokens.shared:.0f} before the questions, "
         f"{tokens.own:.0f} with them",
-        f"  FLOPs a step: {flops * stage.batch_size:.3g} ({flops:.3g} a {stage.media})",
+        f"  FLOPs: {of_step}{flops:.3g} a {stage.media}",
+    ]
+
+
+def mix_lines(name: str, stage: StageSection, config: TrainJobConfig, clip_flops: Mapping[str, float]) -> list[str]:
+    """clip_flops: of one clip of each stage that it mixes."""
+    workers, size = config.workers.num_workers, config.block_size(stage)
+    counts = block_counts(stage.mix, size)
+    told = ", ".join(f"{workers * count} {other}" for other, count in counts.items())
+    mean = sum(clip_flops[other] * count for other, count in counts.items()) / size
+    return [
+        f"stage {name}: {stage.steps} steps of {stage.batch_size} clips",
+        f"  every {workers * size} clips: {told}",
+        f"  FLOPs: {mean * stage.batch_size:.3g} a step in the mean, {mean:.3g} a clip",
     ]
 
 
@@ -105,17 +136,20 @@ def clip_tokens(processor: SpaceVLLMProcessor, instances: Sequence[Instance], st
     clips: dict[str, list[Instance]] = defaultdict(list)
     for instance in instances:
         if wanted(instance, stage):
-            clips[instance.media].append(instance)
+            clips[instance.media or instance.id].append(instance)
     if not clips:
-        raise ValueError(f"the data set has no {stage.reads} in split train, but a training stage wants one")
+        raise ValueError(NOTHING.format(stage.reads))
     some = [asked[: stage.questions] for asked in list(clips.values())[:CLIPS_LOOKED_AT]]
     return _mean([_clip_tokens(processor, asked) for asked in some])
 
 
 def _clip_tokens(processor: SpaceVLLMProcessor, asked: Sequence[Instance]) -> ClipTokens:
-    first, frames = asked[0], 1 if asked[0].media_type == "image" else processor.config.num_frames
+    first = asked[0]
+    frames = {"text": 0, "image": 1, "video": processor.config.num_frames}[first.media_type]
     questions = [Question(i.task, i.question, i.options, i.id) for i in asked]
-    if first.media_type == "image":
+    if first.media_type == "text":
+        prefix = processor.text_prefix(questions[0])
+    elif first.media_type == "image":
         prefix = processor.image_prefix(question=questions[0])
     else:
         times_s = np.linspace(0, first.duration_s, frames).tolist()

@@ -1,4 +1,7 @@
-"""Clips with their questions → one packed ``Batch``; the video's tokens stand once, its questions behind them."""
+"""Clips with their questions → one packed ``Batch``; the video's tokens stand once, its questions behind them.
+
+A question about no video and no image is a clip without frames: its row has neither visual tokens nor queries.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spacevllm.data.instance import TASKS, Instance
+from spacevllm.data.instance import TASKS, Instance, MediaType
 from spacevllm.data.templates import answer_text
 from spacevllm.model.batch import Batch
 from spacevllm.model.processing import Prefix, Question, Segment, SpaceVLLMProcessor
@@ -20,19 +23,19 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class ClipSample:
-    """One video or image, sampled, and the questions asked of it.
+    """One video or image, sampled, and the questions asked of it; or a question about neither.
 
     Attributes:
-        frames: (T, S, S, 3) uint8, resized to the tower's square; T == 1 for an image.
+        frames: (T, S, S, 3) uint8, resized to the tower's square; T == 1 for an image, 0 for text.
         indices: (T,) int, frame numbers in the video. times_s: (T,) float.
-        duration_s: of the video. is_image: whether it is a single image. instances: the questions, all of this media.
+        duration_s: of the video. media_type: of all of it. instances: the questions, all of this media.
     """
 
     frames: np.ndarray
     indices: np.ndarray
     times_s: np.ndarray
     duration_s: float
-    is_image: bool
+    media_type: MediaType
     instances: Sequence[Instance]
 
 
@@ -68,12 +71,11 @@ class Collator:
         fill = {"input_ids": 0, "kinds": 0, "segments": -1, "position_ids": 0, "labels": IGNORE, "label_weights": 0.0}
         packed = {name: _stack([t[name] for t in tokens], (length,), value) for name, value in fill.items()}
         questions = [(r, k) for r, row in enumerate(rows) for k in range(len(row.segments))]
-        frames = max(row.visual.shape[0] for row in rows)
-        cells = max(row.visual.shape[1] for row in rows)
+        frames, cells = np.max([(1, 1), *(row.visual.shape for row in rows)], axis=0).tolist()  # text alone: padding
         return Batch(
             **packed,
-            video_pixels=self._pixels([row for row in rows if not row.sample.is_image]),
-            image_pixels=self._pixels([row for row in rows if row.sample.is_image]),
+            video_pixels=self._pixels([row for row in rows if row.sample.media_type == "video"]),
+            image_pixels=self._pixels([row for row in rows if row.sample.media_type == "image"]),
             query_ids=torch.tensor([q for row in rows for q in row.prefix.query_ids], dtype=torch.long),
             visual_index=_stack([row.visual for row in rows], (frames, cells), -1),
             query_index=_stack([row.queries for row in rows], (frames,), -1),
@@ -92,15 +94,22 @@ class Collator:
 
     def _row(self, sample: ClipSample, instances: Sequence[Instance], with_queries: bool) -> _Row:
         questions = [Question(i.task, i.question, i.options, i.id) for i in instances]
-        if sample.is_image:
-            prefix = self.processor.image_prefix(with_queries, questions[0])
-        else:
-            prefix = self.processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries, questions[0])
+        prefix = self._prefix(sample, with_queries, questions[0])
         forms = [self.processor.wording(q).span for q in questions]
         answers = [answer_text(i, self._written_boxes(i, sample), f) for i, f in zip(instances, forms, strict=True)]
         segments = [self.processor.segment(q, a) for q, a in zip(questions, answers, strict=True)]
         group = replace(sample, instances=list(instances))
         return _Row(prefix, prefix.visual_index(len(sample.frames)), prefix.query_index(), segments, group)
+
+    def _prefix(self, sample: ClipSample, with_queries: bool, first: Question) -> Prefix:
+        match sample.media_type:
+            case "text":
+                return self.processor.text_prefix(first)
+            case "image":
+                return self.processor.image_prefix(with_queries, first)
+            case "video":
+                times_s = sample.times_s.tolist()
+                return self.processor.video_prefix(times_s, sample.duration_s, with_queries, first)
 
     def _written_boxes(self, instance: Instance, sample: ClipSample) -> np.ndarray | None:
         """(K, 4) xyxy in [0, 1] on the sampled frames of the span, for the baseline that writes boxes as text."""
@@ -199,6 +208,7 @@ def frame_targets(
     if known.any():
         corners = interpolate_boxes(frames, np.asarray(instance.boxes), indices[known])  # (N, 4)
         corners /= np.array([instance.width, instance.height] * 2, np.float32)
+        corners.clip(0, 1, out=corners)  # annotators draw somewhat over the border
         low, high = corners[:, :2], corners[:, 2:]
         boxes[known] = np.concatenate([(low + high) / 2, high - low], axis=1)
     if instance.begin_s is None:

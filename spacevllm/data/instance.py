@@ -11,6 +11,7 @@ A data set is a folder::
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -21,7 +22,8 @@ import pyarrow as pa
 from spacevllm.tube import ABSENT
 
 Task = Literal["stvg", "vtg", "rec", "qa"]
-MediaType = Literal["video", "image"]
+MediaType = Literal["video", "image", "text"]
+MEDIA_TYPES: tuple[str, ...] = get_args(MediaType)
 TASKS: tuple[str, ...] = get_args(Task)
 
 SCHEMA = pa.schema(
@@ -63,8 +65,8 @@ class Instance:
         task: stvg (span + boxes) · vtg (span) · rec (one box on an image) · qa (multiple choice or free text).
         source: name of the data set it comes from, e.g. ``vidstg``.
         split: ``train``, ``val`` or ``test``, or a benchmark's own (``testA``).
-        media: path relative to the data set's folder, or an absolute path or URI.
-        media_type: ``video`` or ``image``.
+        media: path relative to the data set's folder, or an absolute path or URI; ``""`` for text.
+        media_type: ``video``, ``image``, or ``text``: a ``qa`` about neither, so that general ability is kept.
         question: the sentence, as annotated; instruction wording is added by templates, not here.
         answer: gold text: ``""`` where the span or box is the answer; ``ABSENT`` for stvg and vtg about what does not
             occur, which then have neither span nor boxes; for ``qa`` the right option or free text.
@@ -75,6 +77,7 @@ class Instance:
         boxes: K boxes of 4 numbers. They may lie outside the span: the object is visible there too.
         fps_num, fps_den: rational frame rate; 0/1 for an image.
         num_frames, width, height, duration_s: of the media; an image has 1 frame and 0 s. 0 for a video: not known.
+            All 0 for text.
         sentence_type: ``declarative`` or ``interrogative``, or a multiple choice's group (MVBench's task, Video-MME's
             duration): benchmarks report them apart.
         segment_begin_frame, segment_end_frame: the clip of the video to look at (VidSTG's used_segment), half-open;
@@ -109,8 +112,16 @@ class Instance:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"instance {self.id}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if self.media_type not in MEDIA_TYPES:
+            raise ValueError(f"instance {self.id}: media_type {self.media_type!r} is none of {', '.join(MEDIA_TYPES)}")
+        if (self.media_type == "text") != (not self.media):
+            raise ValueError(f"instance {self.id}: a {self.media_type} {'without' if not self.media else 'with'} media")
+        if self.media_type == "text" and self.task != "qa":
+            raise ValueError(f"instance {self.id}: task {self.task} needs a video or an image")
         if len(self.box_frames) != len(self.boxes):
-            raise ValueError(f"instance {self.id}: {len(self.box_frames)} box_frames but {len(self.boxes)} boxes")
+            raise ValueError(f"instance {self.id}: box_frames and boxes differ in number")
+        if not 0 <= self.duration_s < math.inf:
+            raise ValueError(f"instance {self.id}: duration_s is negative or not finite")
         if not self.present and (self.begin_s is not None or self.boxes):
             raise ValueError(f"instance {self.id}: {ABSENT!r} is the answer, but there is a span or a box")
         if not self.present:
@@ -118,7 +129,7 @@ class Instance:
         if self.task in ("stvg", "vtg") and (self.begin_s is None or self.end_s is None):
             raise ValueError(f"instance {self.id}: task {self.task} needs begin_s and end_s")
         if self.begin_s is not None and self.end_s is not None and not 0 <= self.begin_s < self.end_s:
-            raise ValueError(f"instance {self.id}: span [{self.begin_s}, {self.end_s}) is empty or inverted")
+            raise ValueError(f"instance {self.id}: the span is empty or inverted, or begins before the video")
         if self.task in ("stvg", "rec") and not self.boxes:
             raise ValueError(f"instance {self.id}: task {self.task} needs boxes")
 

@@ -19,7 +19,7 @@ from spacevllm.data.statistics import Histogram, Statistics
 from spacevllm.data.synthesis.funnel import FunnelStage, funnel_table
 from spacevllm.drawing.funnel import draw_funnel
 
-PAPER = {"stvg": 110_000, "vtg": 50_000, "rec": 320_000}  # arXiv 2503.13983
+PAPER = {"stvg": 110_000, "vtg": 50_000, "rec": 320_000, "qa": 200_000}  # arXiv 2503.13983; qa beside the 480K
 TASK_NAMES = {
     "stvg": "spatio-temporal (STVG)",
     "vtg": "temporal (VTG)",

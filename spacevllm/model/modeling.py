@@ -68,10 +68,13 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
         x = self.get_input_embeddings()(input_ids * (kinds == Kind.TEXT))  # (B, L, D)
         # videos and images pass the tower together: ZeRO-3 gathers its weights at every call, and ranks whose batches
         # hold other media must call it equally often
-        features = self._projected(torch.cat([video_pixels, image_pixels]))  # (F, side², D)
+        pixels = torch.cat([video_pixels, image_pixels])  # (F, C, S, S)
+        features = self._projected(pixels if len(pixels) else pixels.new_zeros(1, *pixels.shape[1:]))  # (F, side², D)
+        if not len(pixels):
+            x = x + 0 * features.sum()  # text alone: a blank frame without weight keeps the tower in the graph
         for kind, part, pooled in (
             (Kind.VIDEO_CELL, features[: len(video_pixels)], True),
-            (Kind.IMAGE_CELL, features[len(video_pixels) :], self.config.image_pooling),
+            (Kind.IMAGE_CELL, features[len(video_pixels) : len(pixels)], self.config.image_pooling),
         ):
             if len(part):
                 cells = self.model.apply_pooling(part) if pooled else part

@@ -62,9 +62,10 @@ class Prefix:
         self.query_ids += query_ids
 
     def visual_index(self, frames: int) -> np.ndarray:
-        """(T, P) positions of the visual tokens, frame by frame."""
+        """(T, P) positions of the visual tokens, frame by frame; (0, 0) for text."""
         kinds = np.array(self.kinds)
-        return np.flatnonzero((kinds == Kind.VIDEO_CELL) | (kinds == Kind.IMAGE_CELL)).reshape(frames, -1)
+        cells = np.flatnonzero((kinds == Kind.VIDEO_CELL) | (kinds == Kind.IMAGE_CELL))
+        return cells.reshape(frames, -1 if frames else 0)
 
     def query_index(self) -> np.ndarray:
         """(T,) positions of the queries; (0,) without any."""
@@ -158,6 +159,10 @@ class SpaceVLLMProcessor:
             prefix.add_queries([IMAGE_QUERY])
         prefix.add_text(self.encode("\n"))
         return prefix
+
+    def text_prefix(self, question: Question | None = None) -> Prefix:
+        """The same for a question about no video and no image: it only opens the turn."""
+        return self._open(question)
 
     def time_instruction(self, times_s: Sequence[float], duration_s: float) -> str:
         """LLaVA-Video's sentence; the list of times only where they do not stand beside the frames."""

@@ -27,6 +27,11 @@ def record(i, split="train", **changes):
     return instance.to_row() | changes
 
 
+def boxed(i, box):
+    """Two boxes in a frame of 64 x 48, the second one as told."""
+    return record(i, task="stvg", box_frames=[8, 9], boxes=[[1.0, 1.0, 2.0, 2.0], box])
+
+
 def write_lines(folder, split, rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     storage.write_text(folder / f"annotations/{split}.jsonl", "\n".join(lines) + "\n")
@@ -91,14 +96,26 @@ def test_bad_lines_are_dropped_with_line_and_reason(tmp_path, ray_cluster):
         (record(4, num_frames="many"), "wrong type"),
         ('{"id": "x"}', "missing"),
         ("[1]", ""),
+        (record(5, duration_s=float("nan")), "duration_s is negative or not finite"),
+        (record(6, media_type="audio"), "media_type 'audio' is none of video, image, text"),
+        (record(7, media_type="text", media=""), "task vtg needs a video or an image"),
+        (record(8, media=""), "a video without media"),
+        (boxed(11, [1.0, 2.0, float("nan"), 4.0]), "a box without area or with swapped corners"),
+        (boxed(12, [9.0, 2.0, 9.0, 4.0]), "a box without area or with swapped corners"),
+        (boxed(13, [60.0, 2.0, 90.0, 4.0]), "a box outside the frame"),
+        (boxed(14, [1.0, 2.0, 3.0]), "wrong type"),
+        (boxed(15, [1.0, 2.0, 3.0, "4 px"]), "could not convert string to float"),
         (record(0), "an id that occurs before"),
     ]
-    write_lines(tmp_path, "train", [record(0), *(line for line, _ in bad), record(9)])
+    over_the_border = boxed(10, [50.0, -2.0, 70.0, 40.0])
+    write_lines(tmp_path, "train", [record(0), *(line for line, _ in bad), record(9), over_the_border])
     summary = build(tmp_path)
-    assert (summary["in"], summary["ok"], summary["failed"]) == (10, 2, 8)
-    assert sum(summary["errors"].values()) == 8
+    assert (summary["in"], summary["ok"], summary["failed"]) == (len(bad) + 3, 3, len(bad))
+    assert sum(summary["errors"].values()) == len(bad)
+    kept = {row["id"]: row["boxes"] for row in read_records(str(tmp_path)).to_pylist()}
+    assert kept["train10"] == [[1.0, 1.0, 2.0, 2.0], [50.0, -2.0, 70.0, 40.0]]  # as annotated
     dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in dropped] == list(range(2, 10))
+    assert [row["line"] for row in dropped] == list(range(2, len(bad) + 2))
     for row, (_, why) in zip(dropped, bad, strict=True):
         assert why in row["reason"]
 

@@ -11,8 +11,8 @@ NAMES = [f"zero{zero}-{mode}" for zero, mode in CASES]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Rank 0 always holds sentences and an image, rank 1 only multiple choice: a head that one rank leaves out would
-    hang ZeRO-2 and ZeRO-3 right here."""
+    """Rank 0 always holds sentences and an image, rank 1 only multiple choice and text: a head or a tower that one rank
+    leaves out would hang ZeRO-2 and ZeRO-3 right here."""
     return launch(tmp_path_factory.mktemp("ranks"))
 
 

@@ -31,9 +31,12 @@ OFF = TrackingConfig(enabled=False)
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory, ray_cluster):
-    """Four videos to train on (nobody does) and two held out."""
+    """Four videos to train on (nobody does) and two held out; and a question about neither."""
     folder = tmp_path_factory.mktemp("shapes")
     write_data_set(folder, 6, seed=3, config=MovingShapesConfig(num_frames=41), test_share=0.34)
+    text = Instance("text", "qa", "general", "test", "", "text", "What has three sides?", "A triangle.", num_frames=0)
+    with (folder / "annotations/test.jsonl").open("a") as file:
+        file.write(json.dumps(text.to_row()) + "\n")
     build_unistg.run(build_unistg.BuildUnistgConfig(data=str(folder), out=str(folder), tracking=OFF))
     return folder
 
@@ -44,7 +47,8 @@ def config(data, tmp_path, **changes):
 
 
 def counts_by_task(data):
-    tasks = storage.read_table(data / "unistg/test")["task"].to_pylist()
+    rows = storage.read_table(data / "unistg/test").to_pylist()
+    tasks = [row["task"] for row in rows if row["media_type"] != "text"]
     return {task: tasks.count(task) for task in set(tasks)}
 
 
@@ -53,6 +57,7 @@ def test_every_record_is_scored_once(shapes, tmp_path):
     counts = counts_by_task(shapes)
     assert set(counts) == {"stvg", "vtg", "rec", "qa"}
     assert summary["in"] == summary["ok"] == summary["new"] == sum(counts.values()) and summary["failed"] == 0
+    assert summary["text_not_asked"] == 1
     assert summary["decoded"] == 4  # two videos and two images, each once
     assert summary["stvg"]["dense"]["n_queries"] == counts["stvg"]
     for task in ("vtg", "rec", "qa"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import instance
+from tiny import instance, text_clip
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.model import choose_trained, shape_only
@@ -14,6 +15,7 @@ from spacevllm.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 INSTANCES = [instance(k, task) for k in range(3) for task in ("stvg", "vtg", "qa", "rec")]
+INSTANCES += [replace(instance(0, "rec"), id="qa-image", task="qa", answer="two"), *text_clip(0).instances]
 
 
 def recipe(name: str, *overrides: str) -> TrainJobConfig:
@@ -39,10 +41,12 @@ def test_the_full_recipe_has_the_published_sizes(full):
 
 def test_a_video_is_13440_visual_tokens(full):
     config, _, processor = full
-    tokens = clip_tokens(processor, INSTANCES, config.stages["joint"])
+    tokens = clip_tokens(processor, INSTANCES, config.stages["tubes"])
     assert tokens.visual == 64 * 14 * 15 == 13_440
     assert tokens.visual < tokens.shared < tokens.own
     assert tokens.work.frames == 64
+    text = clip_tokens(processor, INSTANCES, config.stages["texts"])
+    assert (text.visual, text.work.frames) == (0, 0) and 0 < text.shared < text.own
 
 
 def test_lora_trains_adapters_and_new_modules():
@@ -71,7 +75,9 @@ def test_the_lines_say_what_a_person_asks(full):
         "7615.62M",
         "2.0e-06",
         "13440 visual",
-        "FLOPs a step",
+        "stage texts: texts for others",
+        "every 1088 clips: 176 tubes, 80 moments, 512 expressions, 192 images, 64 videos, 64 texts",
+        "a step in the mean",
         "ZeRO 3, 16 devices",
         "stage joint: 10625 steps",
     ):

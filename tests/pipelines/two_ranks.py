@@ -108,15 +108,16 @@ def trainer(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
 
 
 def samples(rank: int) -> list[Any]:
-    """Rank 0 has videos with sentences and an image, rank 1 nothing but multiple choice: no queries, no boxes."""
-    from tiny import clip, instance
+    """Rank 0 has videos with sentences and an image, rank 1 nothing but multiple choice (no queries, no boxes) and a
+    question about nothing (no pixels either)."""
+    from tiny import clip, instance, text_clip
 
     if rank == 0:
         return [clip([instance(0), instance(1, "vtg")]), clip([instance(0, "rec")], 1)]
-    return [clip([instance(0, "qa")], 2), clip([instance(1, "qa"), instance(2, "qa")], 3)]
+    return [clip([instance(k, "qa") for k in range(3)], 2), text_clip(1)]
 
 
-def batches(micro: int = 2) -> list[Any]:
+def batches(micro: int = 1) -> list[Any]:
     import torch.distributed as dist
     from tiny import make
 

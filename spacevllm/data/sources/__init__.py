@@ -30,7 +30,7 @@ SOURCES: dict[str, Source] = {
     "charades_sta": Source(charades_sta.read, charades_sta.PUBLISHED, charades_sta.WHERE, takes=("durations",)),
     "didemo": Source(didemo.read, didemo.PUBLISHED, didemo.WHERE),
     "tacos": Source(tacos.read, tacos.PUBLISHED, tacos.WHERE),
-    "internvid": Source(internvid.read, {}, internvid.WHERE, split="train"),
+    "internvid": Source(internvid.read, internvid.PUBLISHED, internvid.WHERE, split="train"),
     **{
         name: Source(partial(refcoco.read, name), counts, refcoco.WHERE, needs=("instances",), split="*")
         for name, counts in refcoco.PUBLISHED.items()

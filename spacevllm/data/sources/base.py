@@ -203,18 +203,27 @@ def video(fps: Fraction, num_frames: int, width: int, height: int) -> dict[str, 
 
 
 def check_boxes(boxes: np.ndarray, width: int, height: int) -> list[list[float]]:
-    """(K, 4) xyxy pixels as annotated, not clamped to the frame.
+    """(K, 4) xyxy pixels as annotated. Who draws, learns or scores them clamps them to the frame.
 
     Raises:
         ValueError: a box has no area, or less than half of it is in the frame.
     """
-    size = boxes[:, 2:] - boxes[:, :2]
-    if not (size > 0).all():  # NaN fails too
-        raise ValueError("a box without area or with swapped corners")
-    inside = np.minimum(boxes[:, 2:], (width, height)) - np.maximum(boxes[:, :2], 0)
-    if (inside.clip(min=0).prod(axis=1) < INSIDE * size.prod(axis=1)).any():
-        raise ValueError("a box outside the frame")
+    faults = box_faults(boxes, np.array([[width, height]]))
+    for reason, found in faults.items():
+        if found.any():
+            raise ValueError(reason)
     return boxes.tolist()
+
+
+def box_faults(boxes: np.ndarray, frame: np.ndarray) -> dict[str, np.ndarray]:
+    """What can be wrong with boxes (K, 4) xyxy → (K,) bool, which have it. frame: (K or 1, 2) width and height, 0 where
+    they are not known."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    flat = ~(size > 0).all(axis=1) | ~np.isfinite(boxes).all(axis=1)
+    edge = np.where(frame > 0, frame, np.inf)
+    inside = np.minimum(boxes[:, 2:], edge) - np.maximum(boxes[:, :2], 0)
+    outside = ~flat & (inside.clip(min=0).prod(axis=1) < INSIDE * size.prod(axis=1))
+    return {"a box without area or with swapped corners": flat, "a box outside the frame": outside}
 
 
 def from_xywh(boxes: list[list[float]]) -> np.ndarray:

@@ -15,6 +15,7 @@ from functools import partial
 from spacevllm.data.instance import Instance
 from spacevllm.data.sources.base import Dropped, Row, SourceFiles, Text, convert_each, lines, time_span
 
+PUBLISHED = {"train": 10_000_000}  # InternVid-10M-FLT, in its authors' round number
 WHERE = "huggingface.co/datasets/OpenGVLab/InternVid (CC BY-NC-SA 4.0)"
 
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")

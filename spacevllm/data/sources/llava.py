@@ -1,9 +1,9 @@
-"""General instruction data in LLaVA's form: conversations about an image or a video.
+"""General instruction data in LLaVA's form: conversations about an image, a video, or neither.
 
 ``{"id": …, "image": "coco/train2017/1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat …?"},
-{"from": "gpt", "value": "…"}, …]}``, or ``"video"`` for ``"image"``. Every pair of turns is a question of its own,
-without the turns before it. A record's own ``id`` is not unique in published mixtures, so a question's id is
-``llava/<file>/<record>/<pair>``, from 0.
+{"from": "gpt", "value": "…"}, …]}``, or ``"video"`` for ``"image"``, or none of them: text alone. Every pair of turns
+is a question of its own, without the turns before it. A record's own ``id`` is not unique in published mixtures, so a
+question's id is ``llava/<file>/<record>/<pair>``, from 0.
 """
 
 from __future__ import annotations
@@ -59,8 +59,11 @@ def _convert(files: SourceFiles, key: str, item: _Item) -> Instance:
     if asked is None:
         raise ValueError("conversations: no list of turns")
     media = _Media.model_validate(record)
-    if bool(media.image) == bool(media.video):
-        raise ValueError("neither an image nor a video, or both")
+    if media.image and media.video:
+        raise ValueError("an image and a video: which of them is meant?")
+    name = media.image or media.video or ""
+    if not name and _mentions_media(record):
+        raise ValueError("the question shows an image or a video, and the record names none")
     question = _Question.model_validate(_turn(asked)).value
     for placeholder in PLACEHOLDERS:
         question = question.replace(placeholder, "")
@@ -71,13 +74,19 @@ def _convert(files: SourceFiles, key: str, item: _Item) -> Instance:
         task="qa",
         source="llava",
         split=files.split,
-        media=files.media(media.image or media.video or ""),
-        media_type="image" if media.image else "video",
+        media=files.media(name) if name else "",
+        media_type="image" if media.image else "video" if media.video else "text",
         question=question.strip(),
         answer=_Answer.model_validate(_turn(answered)).value,
         num_frames=1 if media.image else 0,
         sentence_type="interrogative",
     )
+
+
+def _mentions_media(record: dict[str, Any]) -> bool:
+    """Whether any turn holds a placeholder; it stands in the first alone."""
+    texts = [str(turn.get("value")) for turn in record["conversations"] if isinstance(turn, dict)]
+    return any(placeholder in text for text in texts for placeholder in PLACEHOLDERS)
 
 
 def _turn(turn: Any) -> Any:

@@ -87,7 +87,7 @@ def _moments(asked: list[Instance], split: str) -> Iterator[tuple[str, Any]]:
     durations = {_name(i): {"duration": i.duration_s, "fps": float(i.fps)} for i in moments}
     yield f"charades_sta/charades_{split}.json", durations
     yield f"tacos/{split}.json", _tacos(moments[1::2])
-    yield f"llava/{split}.json", [*(_llava(i) for i in asked if i.task == "qa"), BROKEN]
+    yield f"llava/{split}.json", [*(_llava(i) for i in asked if i.task == "qa"), _about_nothing(), BROKEN]
 
 
 def _rough_moments(rough: list[tuple[Instance, float, float]], split: str) -> Iterator[tuple[str, Any]]:
@@ -216,6 +216,12 @@ def _internvid(truth: Instance, begin_s: float, end_s: float) -> str:
 def _llava(instance: Instance) -> dict[str, Any]:
     turns = [{"from": "human", "value": f"<video>\n{instance.question}"}, {"from": "gpt", "value": instance.answer}]
     return {"id": instance.id, "video": Path(instance.media).name, "conversations": turns}
+
+
+def _about_nothing() -> dict[str, Any]:
+    """General data without a picture."""
+    turns = [("human", "What has three sides?"), ("gpt", "A triangle."), ("human", "And four?"), ("gpt", "A square.")]
+    return {"id": "text", "conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
 
 
 def _instances(expressions: list[Instance]) -> dict[str, Any]:

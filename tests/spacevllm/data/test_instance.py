@@ -59,14 +59,19 @@ def test_fps_is_exact():
     ("changes", "message"),
     [
         ({"task": "count"}, "instance abc: task 'count' is none of stvg, vtg, rec, qa"),
-        ({"box_frames": [3]}, "instance abc: 1 box_frames but 2 boxes"),
+        ({"box_frames": [3]}, "instance abc: box_frames and boxes differ in number"),
         ({"begin_s": None}, "instance abc: task stvg needs begin_s and end_s"),
         ({"task": "vtg", "end_s": None}, "task vtg needs begin_s and end_s"),
-        ({"end_s": 0.05}, "instance abc: span .* is empty or inverted"),
+        ({"end_s": 0.05}, "instance abc: the span is empty or inverted"),
         ({"begin_s": -1.0}, "is empty or inverted"),
         ({"begin_s": float("nan")}, "is empty or inverted"),
         ({"boxes": [], "box_frames": []}, "task stvg needs boxes"),
         ({"task": "rec", "boxes": [], "box_frames": []}, "task rec needs boxes"),
+        ({"media_type": "audio"}, "media_type 'audio' is none of video, image, text"),
+        ({"media_type": "text"}, "a text with media"),
+        ({"media": ""}, "a video without media"),
+        ({"media_type": "text", "media": ""}, "task stvg needs a video or an image"),
+        ({"duration_s": float("inf")}, "duration_s is negative or not finite"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(changes, message):

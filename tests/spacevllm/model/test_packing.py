@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny import clip, instance, make
+from tiny import clip, instance, make, text_clip
 
 from spacevllm.data.collate import Collator, frame_targets
 from spacevllm.model.attention import SHARED_PREFIX
@@ -94,6 +94,32 @@ def test_text_tasks_see_no_queries_in_the_papers_setting():
     batch = Collator(processor)([clip([instance(0), instance(0, "qa")])])
     assert batch.input_ids.shape[0] == 2
     assert (batch.kinds == Kind.QUERY).sum(1).tolist() == [8, 0]
+
+
+def test_text_alone_answers_as_beside_a_video_and_touches_every_weight():
+    """Without a gradient, if only of 0, for every weight, other ranks would wait for it for ever."""
+    model, processor = make()
+    collate = Collator(processor)
+    alone, beside = collate([text_clip(0)]), collate([clip([instance(0)]), text_clip(0)])
+    assert len(alone.video_pixels) == len(alone.image_pixels) == 0 and (alone.kinds == Kind.TEXT).all()
+    output = model(alone, pointer=True)
+    answer = beside.tasks[beside.question_row] == alone.tasks[0]
+    learned = (beside.labels[:, 1:] >= 0).sum(1)
+    assert answer.tolist() == [False, True] and torch.allclose(
+        output.logits, model(beside, pointer=True).logits[learned[0] :], atol=1e-5
+    )
+    loss = CRITERION(output, alone)
+    assert loss["lm"] > 0 and loss["l1"] == loss["giou"] == loss["pointer"] == 0
+    loss["loss"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == without_gradient_of_a_video()
+
+
+def without_gradient_of_a_video():
+    """Weights that no batch ever uses, such as the tower's last layers."""
+    other, processor = make()
+    batch = Collator(processor)([clip([instance(0)]), clip([instance(0, "rec")])])
+    CRITERION(other(batch, pointer=True), batch)["loss"].backward()
+    return [name for name, p in other.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize("encoding", ["list", "interleaved"])

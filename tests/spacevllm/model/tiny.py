@@ -42,7 +42,14 @@ def clip(instances: list[Instance], seed: int = 0) -> ClipSample:
     image = instances[0].media_type == "image"
     indices = np.array([0]) if image else np.arange(8) * 8
     frames = np.random.default_rng(seed).integers(0, 255, (len(indices), 32, 32, 3), np.uint8)
-    return ClipSample(frames, indices, indices / 8, instances[0].duration_s, image, instances)
+    return ClipSample(frames, indices, indices / 8, instances[0].duration_s, instances[0].media_type, instances)
+
+
+def text_clip(k: int) -> ClipSample:
+    """A question about no video and no image."""
+    asked = Instance(f"text-{k}", "qa", "test", "train", "", "text", WORDS[k % 3], "two circles", num_frames=0)
+    nothing = np.zeros(0)
+    return ClipSample(np.zeros((0, 32, 32, 3), np.uint8), nothing.astype(int), nothing, 0.0, "text", [asked])
 
 
 def make(seed: int = 0, **fields: object) -> tuple[SpaceVLLM, SpaceVLLMProcessor]:

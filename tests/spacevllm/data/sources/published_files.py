@@ -340,9 +340,9 @@ LLAVA = Published(
     rows=[_conversation("000000033471"), _conversation("000000033471"), _conversation("000000052846")],
     write=lambda folder, rows: SourceFiles(write_json(folder / "llava_v1_5_mix665k.json", rows), "train"),
     bad=[
-        (cut("image"), "neither an image nor a video"),
+        (cut("image"), "the question shows an image or a video, and the record names none"),
         (put("image", ["a.jpg", "b.jpg"]), "image: Input should be a valid string"),
-        (put("video", "a.mp4"), "or both"),
+        (put("video", "a.mp4"), "an image and a video"),
         (cut("conversations"), "conversations: no list of turns"),
         (put("conversations", 0, "value", "<image>\n"), "the question is empty"),
         (put("conversations", 0, "value", NAN), "value: Input should be a valid string"),

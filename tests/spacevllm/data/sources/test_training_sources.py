@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from published_files import DIDEMO, LLAVA, TACOS, put, write_json
+from published_files import DIDEMO, LLAVA, TACOS, put
 
 from spacevllm.data.sources import SourceFiles, read
 from spacevllm.data.sources.didemo import agreed
@@ -57,9 +57,14 @@ def test_published_tacos(real, split, records, past_the_end):
     assert (len(found), sum(x.ends_after_media for x in found)) == (records, past_the_end)
 
 
-def test_text_without_a_picture_is_dropped(tmp_path):
+def test_a_conversation_about_no_picture_is_text(tmp_path):
     turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
-    [dropped] = read(
-        "llava", SourceFiles(write_json(tmp_path / "a.json", [{"id": 1, "conversations": turns}]), "train")
-    )
-    assert dropped.reason == "neither an image nor a video, or both"
+    [record] = read("llava", LLAVA.write(tmp_path, [{"id": 1, "conversations": turns}]))
+    assert (record.task, record.media_type, record.media, record.num_frames) == ("qa", "text", "", 0)
+
+
+def test_a_later_turn_of_a_lost_picture_is_no_text(tmp_path):
+    turns = [{"from": "human", "value": text} for text in ("<image>\nWhat is it?", "Which colour?")]
+    pairs = [turn for asked in turns for turn in (asked, {"from": "gpt", "value": "…"})]
+    found = list(read("llava", LLAVA.write(tmp_path, [{"id": 1, "conversations": pairs}])))
+    assert len(found) == 2 and all("the record names none" in dropped.reason for dropped in found)
