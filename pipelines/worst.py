@@ -24,7 +24,7 @@ from spacevllm.video.guard import GuardedSampler
 
 FRAMES_IN_STRIP = 6
 METRICS = {"stvg": "viou", "vtg": "tiou", "rec": "iou", "qa": "correct"}
-WORDS = {"viou": "vIoU", "tiou": "tIoU", "iou": "IoU", "correct": "correct"}
+WORDS = {"viou": "vIoU", "tiou": "tIoU", "iou": "IoU", "correct": "accuracy"}
 
 
 def write_worst(
