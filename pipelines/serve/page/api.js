@@ -73,15 +73,19 @@ export async function ask(video, question, told, signal) {
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch(() => ({ done: true }));
-    if (done) return;
-    const whole = (text + value).split("\n\n");
-    text = whole.pop();
-    for (const part of whole) {
-      const fields = Object.fromEntries(part.split("\n").map((line) => line.split(/: (.*)/s)));
-      if (fields.event) yield { event: fields.event, data: JSON.parse(fields.data) };
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch(() => ({ done: true }));
+      if (done) return;
+      const whole = (text + value).split("\n\n");
+      text = whole.pop();
+      for (const part of whole) {
+        const fields = Object.fromEntries(part.split("\n").map((line) => line.split(/: (.*)/s)));
+        if (fields.event) yield { event: fields.event, data: JSON.parse(fields.data) };
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // a connection that is of no more use
   }
 }
 
