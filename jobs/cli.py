@@ -203,14 +203,15 @@ def benchmark_fixtures(
     out: Out,
     num_videos: Annotated[int, typer.Option(help="Clips (or images) of each benchmark.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Same seed, same files.", min=0)] = 0,
+    dry_run: DryRun = False,
 ) -> int:
     """Write small stand-ins for the published benchmarks.
 
     Their file names and schemas with moving shapes as videos, to try `evaluate --benchmark all --data-root OUT`.
     """
-    from jobs.benchmark_fixtures import run
+    from jobs.benchmark_fixtures import FixturesConfig, run
 
-    return run(out, num_videos, seed)
+    return run(FixturesConfig(out=out, num_videos=num_videos, seed=seed), dry_run)
 
 
 @app.command()

@@ -23,12 +23,13 @@ from pipelines.decode import run as decode
 from pipelines.stage import Summary
 from pipelines.tracking import store_uri
 from pipelines.train.config import StageSection, TrainJobConfig
+from spacevllm.config import ConfigError
 from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
 
 COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
 SHUFFLE_ROWS, SHUFFLE_BYTES = 512, 2**31  # clips held back to mix the order: 98 kB each at the tiny size, 28 MB at 7B
-NOTHING = "the data set has no {} in split train, but a training stage wants one"
+NOTHING = "the data set has no {} in split train; leave a stage that reads it out of stages (and of mix)"
 TEXT_BYTES, TEXT_ROWS = 2**12, 1024  # of a record without media; in a block
 
 
@@ -90,11 +91,11 @@ def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[
     """The same rows for records without media, one each; ``media`` is the record's id.
 
     Raises:
-        ValueError: there is none.
+        ConfigError: there is none.
     """
     asked = [instance for instance in instances if wanted(instance, stage)]
     if not asked:
-        raise ValueError(NOTHING.format(stage.reads))
+        raise ConfigError(NOTHING.format(stage.reads))
     nothing = {"status": "ok", "frames": b"", "shape": [0, 0, 0, 3], "indices": [], "times_s": [], "duration_s": 0.0}
     decoded = [FRAMES.field(name) for name in COLUMNS[1:]]
     schema = pa.schema([("media", pa.string()), *decoded, ("questions", pa.large_string())])
@@ -108,14 +109,14 @@ def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[
     """JSON of all of the stage's instances about each video or image.
 
     Raises:
-        ValueError: there is none of this kind.
+        ConfigError: there is none of this kind.
     """
     questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
         if wanted(instance, stage):
             questions[instance.media].append(instance.to_row())
     if not questions:
-        raise ValueError(NOTHING.format(stage.reads))
+        raise ConfigError(NOTHING.format(stage.reads))
     return {media: json.dumps(rows) for media, rows in questions.items()}
 
 

@@ -47,11 +47,7 @@ class ClipTokens:
 
 
 def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
-    """The lines of a dry run.
-
-    Raises:
-        ValueError: the data holds no instance of a media that a stage wants.
-    """
+    """The lines of a dry run. What the data holds nothing of is said, and left out of FLOPs and memory."""
     make_model, processor = shape_only(config, instances)
     sizes = count_parameters(choose_trained(make_model(), config))
     lines = ["", f"{'parameters':<14}{'total':>12}{'trained':>12}{'learning rate':>16}"]
@@ -64,6 +60,9 @@ def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
     largest, clip_flops = 0.0, {}
     for name, clips in clips_at_once(config).items():
         stage = config.stages[name]
+        if not any(wanted(instance, stage) for instance in instances):
+            lines.append(f"stage {name}: not possible: {NOTHING.format(stage.reads)}")
+            continue
         tokens = clip_tokens(processor, instances, stage)
         clip_flops[name] = flops.training(tokens.work, align=stage.objective == "align")
         lines += stage_lines(name, stage, tokens, clip_flops[name])
@@ -106,7 +105,8 @@ def mix_lines(name: str, stage: StageSection, config: TrainJobConfig, clip_flops
     workers, size = config.workers.num_workers, config.block_size(stage)
     counts = block_counts(stage.mix, size)
     told = ", ".join(f"{workers * count} {other}" for other, count in counts.items())
-    mean = sum(clip_flops[other] * count for other, count in counts.items()) / size
+    known = {other: count for other, count in counts.items() if other in clip_flops}
+    mean = sum(clip_flops[other] * count for other, count in known.items()) / max(1, sum(known.values()))
     return [
         f"stage {name}: {stage.steps} steps of {stage.batch_size} clips",
         f"  every {workers * size} clips: {told}",
@@ -137,8 +137,6 @@ def clip_tokens(processor: SpaceVLLMProcessor, instances: Sequence[Instance], st
     for instance in instances:
         if wanted(instance, stage):
             clips[instance.media or instance.id].append(instance)
-    if not clips:
-        raise ValueError(NOTHING.format(stage.reads))
     some = [asked[: stage.questions] for asked in list(clips.values())[:CLIPS_LOOKED_AT]]
     return _mean([_clip_tokens(processor, asked) for asked in some])
 

@@ -196,9 +196,10 @@ class _LastProbed:
         self.info: VideoInfo | None = None
 
     def sample(self, path: str, *rest: Any) -> SampledFrames:
+        *rest, info = rest  # type: ignore[assignment]
         limits = rest[3:5]  # max_pixels and max_frames are checked while probing
         stamp = (path, *limits, *_file_stamp(path))
-        arguments: tuple[Any, ...] = (path, *rest, self.info if stamp == self.stamp else None)
+        arguments: tuple[Any, ...] = (path, *rest, info or (self.info if stamp == self.stamp else None))
         sampled = sample_frames(*arguments)
         self.stamp, self.info = (stamp, sampled.info) if sampled.info.container != "image" else ((), None)
         return sampled

@@ -206,7 +206,8 @@ def test_convert_prints_one_line_of_json(cli, tmp_path):
     status, out, _ = cli("convert", *arguments)
     assert (status, out.splitlines()[-1]) == (
         0,
-        f"annotations: {tmp_path}/out/annotations (2 of 3 questions, 1 dropped, see {tmp_path}/out/dropped.jsonl)",
+        f"annotations: {tmp_path}/out/annotations (2 of 3 questions, 1 dropped, see {tmp_path}/out/dropped.jsonl; "
+        "10,000,000 train were published)",
     )
 
 
