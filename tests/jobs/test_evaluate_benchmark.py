@@ -74,19 +74,22 @@ def test_fixtures_are_never_written_over_something_else(cli, tmp_path):
     assert (status, out, error.count("\n")) == (2, "", 1) and "vidstg is there already" in error
 
 
+ONE_OF_EACH = ["charades_sta", "refcoco+", "mvbench"]  # tasks: to start with each benchmark takes ten seconds or more
+
+
 @pytest.mark.slow
 def test_a_stranger_tries_all_benchmarks(cli, ray, tmp_path):
-    """Stand-ins, an untrained model, the real way: a table of all eleven; without media the others still run."""
+    """Stand-ins, an untrained model, the real way: one table; without media the others still run."""
     root, out = tmp_path / "root", tmp_path / "out"
     status, said, _ = cli("benchmark-fixtures", "--out", root, "--num-videos", "1")
     assert status == 0 and "egoschema" in said
     assert cli("benchmark-fixtures", "--out", root, "--num-videos", "1")[0] == 0  # its own may be made again
     arguments = ("evaluate", "--benchmark", "all", "--model", "tiny", "--data-root", root, "--out", out, "--limit", "2")
-    arguments += ("worst=1", "tracking.enabled=false")
+    arguments += ("worst=1", "tracking.enabled=false", f"benchmarks={json.dumps(ONE_OF_EACH)}")
     status, table, error = cli(*arguments)
     assert status == 0 and "is not scored" not in error
     rows = [line.split("|")[1].split()[0] for line in table.splitlines() if line.startswith("| ")][1:]
-    assert list(dict.fromkeys(rows)) == list(FIXTURES)
+    assert list(dict.fromkeys(rows)) == ONE_OF_EACH
     summary = json.loads((out / "summary.json").read_text())
     assert all(scored["in"] <= 2 and scored["in"] == scored["new"] for scored in summary["benchmarks"].values())
     for media in (root / "mvbench/media").iterdir():
@@ -94,4 +97,4 @@ def test_a_stranger_tries_all_benchmarks(cli, ray, tmp_path):
     status, table, error = cli(*arguments)
     assert status == 3 and error.count("is not scored") == 1 and "mvbench/media" in error
     again = json.loads((out / "summary.json").read_text())
-    assert len(again["benchmarks"]) == 10 and all(scored["new"] == 0 for scored in again["benchmarks"].values())
+    assert len(again["benchmarks"]) == 2 and all(scored["new"] == 0 for scored in again["benchmarks"].values())
