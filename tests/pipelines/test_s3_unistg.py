@@ -34,8 +34,8 @@ def bucket():
 
 def write_files(folder):
     storage.write_text(f"{folder}/charades_sta_train.txt", "".join(f"{line}\n" for line in [*LINES, "nonsense"]))
-    storage.write_text(f"{folder}/charades_sta_test.txt", f"{LINES[0]}\n")
-    storage.write_json(f"{folder}/charades.json", {"AO8RW": {"duration": 33.67}})
+    storage.write_text(f"{folder}/charades_sta_test.txt", f"{LINES[0].replace('AO8RW', 'AO8RX')}\n")
+    storage.write_json(f"{folder}/charades.json", {name: {"duration": 33.67} for name in ("AO8RW", "AO8RX")})
     turns = [{"from": "human", "value": "What has three sides?"}, {"from": "gpt", "value": "A triangle."}]
     storage.write_json(f"{folder}/llava.json", [{"id": 1, "conversations": turns}])
 
