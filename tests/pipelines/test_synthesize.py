@@ -70,7 +70,7 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     lines = (tmp_path / "annotations/train.jsonl").read_text().splitlines()
     records = [Instance.from_row(json.loads(line)) for line in lines]
     assert len(records) == summary["ok"] and {record.task for record in records} == {"stvg"}
-    truth = {t.question: t for i in range(4) for _, t in captions(make_scene(WORLD, "train", i), "")}
+    truth = {t.question: t for i in range(4) for _, t in captions(make_scene(WORLD, "train", i), "scene")}
     for record in records:
         assert abs(record.begin_s - truth[record.question].begin_s) <= 0.5
         assert record.media.startswith(str(world)) and record.begin_frame < record.end_frame
