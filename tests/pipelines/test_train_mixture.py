@@ -91,7 +91,7 @@ def test_a_step_learns_from_the_clips_that_are_due(whole):
 @pytest.mark.slow
 def test_a_killed_mixture_goes_on_as_if_nothing_had_been(whole, data, tmp_path):
     out, recipe = tmp_path / "run", tmp_path / "mixture.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
+    recipe.write_text(yaml.safe_dump(RECIPE, sort_keys=False))  # stages run in this order: another is another recipe
     command = [sys.executable, "-m", "jobs.cli", "train", "--config", recipe, "--data", data, "--out", out]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first = subprocess.Popen(list(map(str, command)), cwd=ROOT, start_new_session=True, **quiet)
