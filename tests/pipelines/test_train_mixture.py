@@ -19,7 +19,6 @@ from spacevllm.data.moving_shapes import write_data_set
 from spacevllm.model.answers import format_span
 from spacevllm.tube import Span
 
-ROOT = Path(__file__).parents[2]
 STEPS = 30
 SHARES = {"tubes": 2, "moments": 1, "expressions": 6, "quiz": 1, "texts": 2}
 RECIPE = {
