@@ -22,11 +22,13 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool) -
 
 def _plan(config: TrainJobConfig) -> int:
     """Reads the records and makes the model without weights, which is how most mistakes in a configuration show."""
-    from pipelines.train.data import read_instances  # needs torch and transformers: seconds that a mistake before saves
+    # torch and transformers take seconds to import: a mistake before is told at once
+    from pipelines.train.data import need_records, read_instances
     from pipelines.train.plan import plan
 
     instances = read_instances(config.data, "train")
     lines = plan(config, instances)
     show_plan("train", config, f"{config.total_steps} steps, {len(instances)} questions")
     print("\n".join(f"# {line}".rstrip() for line in lines))
+    need_records(config, instances)
     return 0

@@ -42,10 +42,11 @@ def run(config: TrainJobConfig) -> Summary:
 
 def _train(config: TrainJobConfig, recipe: str) -> Summary:
     # torch and transformers take seconds to import: a wrong configuration is told before, Ray's controller needs none
-    from pipelines.train.data import clip_dataset, decode_clips, read_instances
+    from pipelines.train.data import clip_dataset, decode_clips, need_records, read_instances
     from pipelines.train.model import prepare_model
 
     instances = read_instances(config.data, "train")
+    need_records(config, instances)
     make_model, processor = prepare_model(config, instances)
     decoded, counts = decode_clips(config, processor.config.num_frames, processor.config.image_size)
     with open_stage("train", config, config.out, config.tracking) as run:

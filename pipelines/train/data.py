@@ -29,7 +29,6 @@ from spacevllm.data.instance import Instance
 
 COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
 SHUFFLE_ROWS, SHUFFLE_BYTES = 512, 2**31  # clips held back to mix the order: 98 kB each at the tiny size, 28 MB at 7B
-NOTHING = "the data set has no {} in split train; leave a stage that reads it out of stages (and of mix)"
 TEXT_BYTES, TEXT_ROWS = 2**12, 1024  # of a record without media; in a block
 
 
@@ -88,14 +87,8 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSectio
 
 
 def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[pa.Table]:
-    """The same rows for records without media, one each; ``media`` is the record's id.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The same rows for records without media, one each; ``media`` is the record's id."""
     asked = [instance for instance in instances if wanted(instance, stage)]
-    if not asked:
-        raise ConfigError(NOTHING.format(stage.reads))
     nothing = {"status": "ok", "frames": b"", "shape": [0, 0, 0, 3], "indices": [], "times_s": [], "duration_s": 0.0}
     decoded = [FRAMES.field(name) for name in COLUMNS[1:]]
     schema = pa.schema([("media", pa.string()), *decoded, ("questions", pa.large_string())])
@@ -106,18 +99,26 @@ def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[
 
 
 def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[str, str]:
-    """JSON of all of the stage's instances about each video or image.
-
-    Raises:
-        ConfigError: there is none of this kind.
-    """
+    """JSON of all of the stage's instances about each video or image."""
     questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
         if wanted(instance, stage):
             questions[instance.media].append(instance.to_row())
-    if not questions:
-        raise ConfigError(NOTHING.format(stage.reads))
     return {media: json.dumps(rows) for media, rows in questions.items()}
+
+
+def need_records(config: TrainJobConfig, instances: Sequence[Instance]) -> None:
+    """Raises:
+    ConfigError: a stage that is used has nothing to read.
+    """
+    empty = [name for name in config.used_stages if lacks_records(config.stages[name], instances)]
+    if empty:
+        told = ", ".join(f"{name} ({config.stages[name].reads})" for name in empty)
+        raise ConfigError(f"{config.data}: nothing in split train for stages: {told}; leave them out of stages and mix")
+
+
+def lacks_records(stage: StageSection, instances: Sequence[Instance]) -> bool:
+    return bool(stage.media) and not any(wanted(instance, stage) for instance in instances)
 
 
 def wanted(instance: Instance, stage: StageSection) -> bool:

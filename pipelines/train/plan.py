@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from pipelines.train.config import PARTS, StageSection, TrainJobConfig
-from pipelines.train.data import NOTHING, wanted
+from pipelines.train.data import lacks_records, wanted
 from pipelines.train.engine import LIVE_PARAMETERS, REDUCE_BUCKET
 from pipelines.train.mixture import block_counts
 from pipelines.train.model import choose_trained, shape_only
@@ -60,8 +60,8 @@ def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
     largest, clip_flops = 0.0, {}
     for name, clips in clips_at_once(config).items():
         stage = config.stages[name]
-        if not any(wanted(instance, stage) for instance in instances):
-            lines.append(f"stage {name}: not possible: {NOTHING.format(stage.reads)}")
+        if lacks_records(stage, instances):
+            lines.append(f"stage {name}: nothing to read: no {stage.reads} in split train")
             continue
         tokens = clip_tokens(processor, instances, stage)
         clip_flops[name] = flops.training(tokens.work, align=stage.objective == "align")

@@ -11,13 +11,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from spacevllm.data.instance import Instance
 from spacevllm.data.leakage import TRAIN
 from spacevllm.data.statistics import Histogram, Statistics
 from spacevllm.data.synthesis.funnel import FunnelStage, funnel_table
 from spacevllm.drawing.funnel import draw_funnel
+from spacevllm.drawing.page import template
 
 PAPER = {"stvg": 110_000, "vtg": 50_000, "rec": 320_000, "qa": 200_000}  # arXiv 2503.13983; qa beside the 480K
 TASK_NAMES = {
@@ -72,11 +72,11 @@ class DataCard:
 
 
 def render_html(card: DataCard) -> str:
-    return _environment(True).get_template("data_card.html").render(**_context(card))
+    return template("data_card.html").render(title=card.title, **_context(card))
 
 
 def render_markdown(card: DataCard) -> str:
-    return _environment(False).get_template("data_card.md").render(**_context(card))
+    return template("data_card.md").render(title=card.title, **_context(card))
 
 
 class TaskRow(NamedTuple):
@@ -183,13 +183,3 @@ def _median_bin(histogram: Histogram) -> float:
 def _heat(centres: np.ndarray) -> list[list[float]]:
     """Rows of opacities in [0, 1]; the square root, so that what is rare is seen."""
     return np.sqrt(centres / max(centres.max(), 1)).round(3).tolist()
-
-
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("spacevllm", "drawing"), autoescape=html, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")  # Markdown's tables
-    return environment

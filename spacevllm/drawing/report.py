@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from spacevllm.calibration import RECALL
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.drawing.overlay import tube_mark
+from spacevllm.drawing.page import template
 from spacevllm.tube import Span, Tube
 
 MEBIBYTE = 2**20
@@ -124,13 +123,9 @@ def write_report(
     out = Path(out_html)
     out.parent.mkdir(parents=True, exist_ok=True)
     clips = _embed(items, out.parent, max_videos, round(max_megabytes * MEBIBYTE))
-    environment = Environment(
-        loader=PackageLoader("spacevllm", "drawing"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     failed = [item for item in items if item.status != "ok"]
     shown = [_card(item, clip) for item, clip in zip(items, clips, strict=True) if item.status == "ok"]
-    page = environment.get_template("report.html").render(
+    page = template("report.html").render(
         title=title,
         meta=dict(meta or {}),
         tables=score_tables(scores or {}),

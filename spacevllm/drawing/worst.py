@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from spacevllm.drawing.page import template
 from spacevllm.tube import Span
 
 
@@ -40,12 +39,7 @@ class Case:
 
 def render_worst(title: str, cases: Sequence[Case], facts: Mapping[str, Any]) -> str:
     """The page; cases in the order given. Nothing is fetched: pictures are data: URIs."""
-    environment = Environment(
-        loader=PackageLoader("spacevllm", "drawing"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals["bar"] = _bar
-    return environment.get_template("worst.html").render(title=title, cases=cases, facts=facts)
+    return template("worst.html").render(title=title, cases=cases, facts=facts, bar=_bar)
 
 
 def _bar(span: Span, shown: Span) -> dict[str, str]:
