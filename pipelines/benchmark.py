@@ -86,7 +86,7 @@ def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summar
 
     Raises:
         ConfigError: unknown benchmark; annotations or all media missing: where to get them.
-        ConnectionError: the judge does not answer; what the model said is kept.
+        ConnectionError: the judge does not answer; what the model and the judge said is kept.
     """
     queries = load_queries(config.benchmark, config.data_root, config.limit, config.split)
     media = media_rows({i.media: i.media for i in queries.asked})
@@ -180,8 +180,13 @@ def _judged(config: BenchmarkConfig, known: list[Instance], answers: Answers) ->
         return known, answers
     if not config.judge_model:
         raise ConfigError("judge is set, judge_model is not: say which model of the judge's server to ask")
-    questions_file = _files(config.benchmark, config.data_root, config.split).annotations
-    return judge_captions(known, dict(answers), judging(questions_file, known), Judge(config.judge, config.judge_model))
+    asked = judging(_files(config.benchmark, config.data_root, config.split).annotations, known)
+    path = storage.join(config.out, "verdicts.json")
+    verdicts: dict[str, str] = storage.read_json(path) if storage.exists(path) else {}
+    try:
+        return judge_captions(known, dict(answers), asked, Judge(config.judge, config.judge_model), verdicts)
+    finally:
+        storage.write_json(path, verdicts)
 
 
 def _write(

@@ -171,7 +171,9 @@ def questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[
 
 
 def _segment(instance: Instance) -> tuple[float | None, float | None]:
-    """The seconds to look at (VidSTG's used_segment), None at the video's own ends."""
+    """The seconds to look at (VidSTG's used_segment, MVBench's start and end), None at the video's own ends."""
+    if instance.task == "qa":
+        return instance.begin_s, instance.end_s
     begin, end = instance.segment_begin_frame, instance.segment_end_frame
     if begin is None or end is None:
         return None, None

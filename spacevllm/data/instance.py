@@ -72,7 +72,8 @@ class Instance:
             occur, which then have neither span nor boxes; for ``qa`` the right option or free text.
         options: for multiple choice, the options in order; else empty.
         begin_frame, end_frame: true span in frames, None without one.
-        begin_s, end_s: the same span in seconds (what sources without frames annotate), None without one.
+        begin_s, end_s: the same span in seconds (what sources without frames annotate), None without one. A qa has no
+            span: the part of the video that it is asked about (MVBench), None: all of it.
         box_frames: (K,) increasing frame numbers that have a box; ``[0]`` for an image.
         boxes: K boxes of 4 numbers. They may lie outside the span: the object is visible there too.
         fps_num, fps_den: rational frame rate; 0/1 for an image.

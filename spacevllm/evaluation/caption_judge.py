@@ -11,10 +11,10 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from spacevllm.data.instance import Instance
+from spacevllm.data.instance import Instance, instance_id
 from spacevllm.evaluation.scoring import Answer
 
 PROMPT = (
@@ -54,17 +54,33 @@ class Judge:
 
 
 def judge_captions(
-    instances: Sequence[Instance], answers: Mapping[str, Answer | None], questions: Mapping[str, Instance], judge: Judge
+    instances: Sequence[Instance],
+    answers: Mapping[str, Answer | None],
+    questions: Mapping[str, Instance],
+    judge: Judge,
+    verdicts: MutableMapping[str, str] | None = None,
 ) -> tuple[list[Instance], dict[str, Answer | None]]:
     """Captions as multiple choice: each gets its question's options and, as answer, what the judge chose.
 
     Args:
         questions: by the captions' ``Instance.id``: ``tempcompass.judging``. Other instances stay as they are.
+        verdicts: replies of earlier runs, which are not asked for again; new ones are added as they come.
+
+    Raises:
+        ConnectionError: the judge does not answer; the replies before are in ``verdicts``.
     """
+    verdicts = {} if verdicts is None else verdicts
     asked = [(name, question, answers.get(name)) for name, question in questions.items()]
     prompts = {name: _prompt(caption, question) for name, question, caption in asked if isinstance(caption, str)}
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        replies = dict(zip(prompts, pool.map(judge.ask, prompts.values()), strict=True))
+    keys = {name: _key(judge.model, name, prompt) for name, prompt in prompts.items()}
+    new = [name for name in prompts if keys[name] not in verdicts]
+    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    try:
+        for name, reply in zip(new, pool.map(judge.ask, (prompts[name] for name in new)), strict=True):
+            verdicts[keys[name]] = reply
+    finally:
+        pool.shutdown(cancel_futures=True)  # where one got no answer, the others need not wait for theirs
+    replies = {name: verdicts[key] for name, key in keys.items()}
     choices = [
         dataclasses.replace(i, options=questions[i.id].options, answer=questions[i.id].answer)
         if i.id in questions
@@ -72,6 +88,11 @@ def judge_captions(
         for i in instances
     ]
     return choices, {**answers, **replies}
+
+
+def _key(model: str, name: str, prompt: str) -> str:
+    """Another caption or another judge is another verdict."""
+    return f"{model} {name} {instance_id(prompt)}"
 
 
 def _prompt(caption: str, question: Instance) -> str:

@@ -156,7 +156,7 @@ def test_every_shipped_config_dry_runs(cli, data, tmp_path, config):
     assert f"out: {out}" in printed and all(f"data: {folder}" in printed for folder in from_files[1:])
     assert not out.exists()
     if config.stem.startswith("llava"):  # their mixture has questions about nothing seen; these videos have none
-        assert status == 2 and "nothing in split train for stages: texts (text)" in error
+        assert status == 2 and "nothing in split train for stages: images (image:qa), texts (text)" in error
     else:
         assert status == 0, error
 

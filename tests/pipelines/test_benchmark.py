@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import benchmark_files
+import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
 import standin
@@ -38,8 +39,8 @@ def root(tmp_path, make_mp4):
     benchmark_files.write("charades_sta", folder / "charades_sta")
     make_mp4(folder / "charades_sta/media/3MSZA.mp4", num_frames=41, fps=4)
     benchmark_files.write("mvbench", folder / "mvbench/json")
-    for name in ("ZS9XR", "v"):
-        make_mp4(folder / f"mvbench/media/{name}.mp4")
+    make_mp4(folder / "mvbench/media/ZS9XR.mp4", num_frames=80, fps=4)
+    make_mp4(folder / "mvbench/media/v.mp4")
     return folder
 
 
@@ -83,6 +84,8 @@ def test_native_files_become_a_table(root, tmp_path, ray_cluster):
     assert (quiz["in_file"], quiz["beyond_limit"]) == (3, 1)
     assert quiz["baselines"][""]["random_option"]["accuracy"] == pytest.approx(1 / 3)
     assert quiz["baselines"][""]["random_option"]["action_sequence"]["n_queries"] == 2
+    looked_at = pq.read_table(tmp_path / "out/mvbench/predictions", columns=["part_begin_s", "part_end_s"])
+    assert looked_at.to_pylist() == 2 * [{"part_begin_s": 2.5, "part_end_s": 16.8}]
 
 
 def test_media_that_cannot_be_read_scores_zero(root, tmp_path, ray_cluster):
@@ -165,7 +168,9 @@ def test_captions_through_a_judge(tmp_path, ray_cluster):
             run(job.model_copy(update={"judge": url, "judge_model": "broken"}), standin.load)
         seen.clear()
         judged = run(job.model_copy(update={"judge": url, "judge_model": "good"}), standin.load)
-    assert judged["new"] == 0 and len(seen) == 2
+        assert judged["new"] == 0 and len(seen) == 2
+        again = run(job.model_copy(update={"judge": url, "judge_model": "good"}), standin.load)
+        assert again["scores"] == judged["scores"] and len(seen) == 2  # nor is the judge asked twice
     assert "n_not_scored" not in judged["scores"] and judged["scores"]["captioning"]["accuracy"] == 1
     with pytest.raises(ConfigError, match="judge_model is not"):
         run(job.model_copy(update={"judge": url}), standin.load)

@@ -1,11 +1,13 @@
 """MVBench (Li et al. 2024): 20 tasks of 200 questions, one JSON file a task; the answer is the option's text.
 
-A question's id is ``<task>/<position>``, the file's name and the place in it from 0. Its table is the mean over tasks.
+Five tasks ask about a part of the video: ``start`` and ``end`` in seconds. A question's id is ``<task>/<position>``,
+the file's name and the place in it from 0. Its table is the mean over tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -24,6 +26,8 @@ class _Question(Row):
     question: Text
     candidates: Annotated[list[str], Field(min_length=2)]
     answer: str
+    start: Annotated[float | int, Field(ge=0)] | None = None
+    end: float | int | None = None
 
 
 def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
@@ -35,4 +39,7 @@ def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
 
 def _convert(files: SourceFiles, task: str, key: str, row: Any) -> Instance:
     asked = _Question.model_validate(row)
-    return quiz(files, "mvbench", key, asked.video, asked.question, asked.candidates, asked.answer, task)
+    if (asked.start is None) != (asked.end is None):
+        raise ValueError("start and end: one without the other")
+    instance = quiz(files, "mvbench", key, asked.video, asked.question, asked.candidates, asked.answer, task)
+    return instance if asked.start is None else replace(instance, begin_s=asked.start, end_s=asked.end)

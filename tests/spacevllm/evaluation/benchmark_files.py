@@ -122,7 +122,7 @@ def refcoco(folder):
 
 def mvbench(folder):
     scenes = ["Opened the door.", "Closed the door.", "Sat down."]
-    row = {"video": "ZS9XR.mp4", "question": "What happened?", "candidates": scenes, "start": 0.0, "end": 16.8}
+    row = {"video": "ZS9XR.mp4", "question": "What happened?", "candidates": scenes, "start": 2.5, "end": 16.8}
     few = [row | {"answer": scenes[i]} for i in (0, 2)]
     dump(folder / "action_sequence.json", few)
     dump(
