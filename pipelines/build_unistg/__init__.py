@@ -161,7 +161,9 @@ class _Build:
         from ray.data import TaskPoolStrategy
 
         def do(table: pa.Table) -> pa.Table:
-            return pa.table({"facts": [json.dumps(work(number)) for number in table["number"].to_pylist()]})
+            facts = [json.dumps(work(number)) for number in table["number"].to_pylist()]
+            pa.default_memory_pool().release_unused()  # else what a worker holds grows from bucket to bucket
+            return pa.table({"facts": facts})
 
         blocks = ray.data.from_arrow([pa.table({"number": [number]}) for number in range(count)])
         pool = TaskPoolStrategy(size=self.config.workers) if self.config.workers else None

@@ -1,7 +1,7 @@
 """Published scores to stand beside ours, in percent, each with where it stands. What is not certain is left out.
 
-Their protocol is mostly not stated, so tenths of a point mean nothing. Published tables of EgoSchema's public 500 and
-of TempCompass were found as pictures or for other splits only: none is here.
+Their protocol is mostly not stated, so tenths of a point mean nothing. Tables of EgoSchema's public 500, and of most of
+TempCompass, were found as pictures or for other splits only: they are not here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ OURS = "SpaceVLLM-7B (arXiv 2503.13983)"  # what this project implements
 TA_STVG = "TA-STVG (arXiv 2502.11168)"
 STVG_O1 = "STVG-o1, Qwen2.5-VL-7B and GRPO (arXiv 2511.21375)"
 SCANFOCUS = "ScanFocus (2026)"
+VIDEO_LLAVA = "Video-LLaVA-7B (github.com/llyx97/TempCompass)"
 VIDEOMIND = "VideoMind-7B, zero-shot (github.com/yeliudev/VideoMind)"
 QWEN_VL = "Qwen-VL-7B (github.com/QwenLM/Qwen-VL)"
 ONE_PEACE = "ONE-PEACE (github.com/QwenLM/Qwen-VL)"
@@ -64,5 +65,6 @@ PUBLISHED: dict[str, dict[str, dict[str, dict[str, float]]]] = {
     "refcoco+": _rec(qwen_vl=88.25, one_peace=92.21, uninext=89.63),  # testA
     "refcocog": _rec(qwen_vl=85.48, one_peace=89.27, uninext=89.37),  # test, umd
     "mvbench": {"": {VIDEOMIND: {"accuracy": 64.6}}},
+    "tempcompass": {"multi-choice": {VIDEO_LLAVA: {"accuracy": 44.7}}},
     "video_mme": {"": {VIDEOMIND: {"accuracy": 58.2}}, "long": {VIDEOMIND: {"accuracy": 49.2}}},  # without subtitles
 }
