@@ -30,9 +30,10 @@ def run(model: str, scores: str, overrides: list[str], dry_run: bool) -> int:
     need_model(model)
     need_folder("--scores", scores, "queries.parquet", "give the folder that `spacevllm evaluate` wrote as OUT")
     _check(config)
-    rows = [row for row in _rows(config) if row.get("truth_present") is not None]
+    asked = [row for row in _rows(config) if row.get("truth_present") is not None]
+    rows = [row for row in asked if row["confidence"] >= 0]  # no answer at all says nothing of what an answer's means
     try:
-        calibration = fit([max(row["confidence"], 0.0) for row in rows], [row["truth_present"] for row in rows])
+        calibration = fit([row["confidence"] for row in rows], [row["truth_present"] for row in rows])
     except ValueError as error:
         raise ConfigError(f"--scores {scores}: {error} (moving-shapes: world.absent_per_video=3)") from None
     if dry_run:
@@ -40,7 +41,8 @@ def run(model: str, scores: str, overrides: list[str], dry_run: bool) -> int:
     path = calibration.save(model)
     finish(
         f"calibration: {path} (questions: {calibration.n_present} about what is there, {calibration.n_absent} about "
-        f"what is not; present from {calibration.threshold:.3f} on, which keeps {RECALL:.0%})"
+        f"what is not, {len(asked) - len(rows)} without an answer left out; present from {calibration.threshold:.3f} "
+        f"on, which keeps {RECALL:.0%})"
     )
     return 0
 

@@ -128,7 +128,7 @@ def load_queries(name: str, data_root: str, limit: int = 0, split: str = "") -> 
     if not instances:
         first = left_out[0]["reason"] if left_out else "it holds none"
         raise ConfigError(f"{files.annotations}: no query of {name} can be read ({first})")
-    there = {media for media in {i.media for i in instances} if storage.version(media)}
+    there = {media for media, version in storage.versions(i.media for i in instances).items() if version}
     if not there:
         first = instances[0].media
         raise ConfigError(f"{first}: no such file, nor any other of {name}'s; {how_to_get(name, data_root)}")

@@ -129,7 +129,9 @@ def list_work(config: CheckMediaConfig) -> pa.Table:
         for row in table.filter(pc.not_equal(table["media_type"], "text")).to_pylist():
             told = promise_of(row)
             promises[row["media"]] = join(promises[row["media"]], told) if row["media"] in promises else told
-    rows = [_work_row(media, promise, config) for media, promise in sorted(promises.items())]
+    uris = {media: storage.join(storage.absolute(config.data), media) for media in sorted(promises)}
+    versions = storage.versions(uris.values())
+    rows = [_work_row(media, uri, versions[uri], promises[media], config) for media, uri in uris.items()]
     return pa.Table.from_pylist(rows, schema=WORK)
 
 
@@ -179,9 +181,8 @@ def _stream(work: pa.Table, config: CheckMediaConfig, parts: Parts) -> Iterator[
     return landed(rows)
 
 
-def _work_row(media: str, promise: Promise, config: CheckMediaConfig) -> dict[str, Any]:
-    uri = storage.join(storage.absolute(config.data), media)
-    fingerprint = instance_id(storage.version(uri), *promise, config.decode_frames, config.tolerance)
+def _work_row(media: str, uri: str, version: str, promise: Promise, config: CheckMediaConfig) -> dict[str, Any]:
+    fingerprint = instance_id(version, *promise, config.decode_frames, config.tolerance)
     told = {f"annotated_{name}": float(value) for name, value in promise._asdict().items()}
     return {"id": instance_id(media), "fingerprint": fingerprint, "media": media, "uri": uri} | told
 

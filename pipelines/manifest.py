@@ -16,7 +16,6 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
@@ -40,7 +39,6 @@ VIDEO_EXTENSIONS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
     *(".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
 )
-_LOOK_UPS = 16  # at once, of files in a store that takes its time
 
 
 class Entry(NamedTuple):
@@ -94,9 +92,7 @@ def list_videos(videos: str | Sequence[str]) -> pa.Table:
         else:
             found |= _expand(uri)
     named = {entry.uri for entry in entries if not entry.error} - set(found)
-    with ThreadPoolExecutor(_LOOK_UPS) as pool:
-        versions = found | dict(zip(named, pool.map(_version, named), strict=True))
-    return _rows([*map(Entry, found), *entries], versions)
+    return _rows([*map(Entry, found), *entries], found | storage.versions(named))
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
@@ -116,7 +112,8 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
 
 def media_rows(uris: Mapping[str, str]) -> pa.Table:
     """Rows of ``SCHEMA`` from name → uri; what is missing has no version and fails when it is read."""
-    rows = ((name, uri, storage.version(uri)) for name, uri in uris.items())
+    versions = storage.versions(uris.values())
+    rows = ((name, uri, versions[uri]) for name, uri in uris.items())
     return _table([{"id": instance_id(m), "uri": uri, "media": m, "version": version} for m, uri, version in rows])
 
 
@@ -135,7 +132,7 @@ def read_records(folder: str, split: str = "", columns: list[str] | None = None)
 
 def _expand(uri: str) -> dict[str, str]:
     if not storage.is_local(uri) and not storage.is_listable(uri):
-        return {uri: _version(uri)}
+        return storage.versions([uri])
     named = not storage.is_glob(uri) and not storage.is_folder(uri)
     files = storage.find(uri)
     videos = files if named else {u: v for u, v in files.items() if u.lower().endswith(VIDEO_EXTENSIONS)}
@@ -158,12 +155,12 @@ def _read_manifest(uri: str) -> Iterator[Entry]:
                 raise ValueError("it names no video")
             if asks and not line.question:
                 raise ValueError("it asks no question")
-        except ValueError as error:
+            place = storage.absolute(storage.join(folder, line.video))
+        except (ValueError, ImportError) as error:  # the second: of a store whose library is not installed
             yield _broken(
                 f"{storage.absolute(uri)}#{number}", row, f"manifest: {storage.name(uri)} row {number}: {error}"
             )
         else:
-            place = storage.absolute(storage.join(folder, line.video))
             yield Entry(place, line.begin_s, line.end_s, line.question)
 
 
@@ -171,13 +168,6 @@ def _broken(place: str, row: Row | str, error: str) -> Entry:
     """``place``, the row itself, stands for its video: two broken rows stay two."""
     question = str(row.get("question") or "") if isinstance(row, dict) else ""
     return Entry(place, question=question, error=error)
-
-
-def _version(uri: str) -> str:
-    try:
-        return storage.version(uri)
-    except OSError:  # reading it will say why, in its own rows
-        return ""
 
 
 def _rows(entries: Iterable[Entry], versions: dict[str, str]) -> pa.Table:

@@ -130,7 +130,8 @@ def make_work(
     look = () if windows == "off" else (windows,)
     rows = []
     for media, questions in asked:
-        made_from = (media["version"], model.digest, *model.plan, *look)
+        part = (media["begin_s"], media["end_s"])
+        made_from = (media["version"], model.digest, *model.plan, *look, *(() if part == (None, None) else part))
         marked = [q._asdict() | {"fingerprint": instance_id(*made_from, *q[1:])} for q in questions]
         rows.append(
             {name: media[name] for name in ("uri", "media", "begin_s", "end_s", "error")} | {"questions": marked}

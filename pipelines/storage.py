@@ -12,7 +12,8 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 LOCK = ".lock"
+LOOK_UPS = 16  # at once, of files in a store that takes its time
 
 
 class StorageBusy(RuntimeError):
@@ -126,6 +128,20 @@ def version(uri: str | Path) -> str:
     try:
         return _version(fs.info(path))
     except FileNotFoundError:
+        return ""
+
+
+def versions(uris: Iterable[str]) -> dict[str, str]:
+    """Of each, ``version``; ``""`` also for what cannot be looked at: reading it will say why, and for it alone."""
+    wanted = list(dict.fromkeys(uris))
+    with ThreadPoolExecutor(LOOK_UPS) as pool:
+        return dict(zip(wanted, pool.map(_version_if_any, wanted), strict=True))
+
+
+def _version_if_any(uri: str) -> str:
+    try:
+        return version(uri)
+    except Exception:  # every store has errors of its own: refused, unknown scheme, no credentials
         return ""
 
 

@@ -215,6 +215,7 @@ class Predictor:
             present=span is not None and confidence >= self.calibration.threshold,
             sampled_frames=clip.indices,
             sampled_boxes=boxes,
+            times_s=info.uneven_times(begin, end),
         )
 
     def _sampled_boxes(self, clip: SampledFrames, answer: Answer, span: Span | None) -> np.ndarray:

@@ -81,6 +81,8 @@ class Tube:
             that could not be decoded.
         sampled_frames: (T,) int, the frames the model saw. sampled_boxes: (T, 4) float32, its box on each of them,
             in and out of the span: what a span-free score (gt_vIoU) reads.
+        times_s: (end_frame - begin_frame,) float64, begin of each frame of the span, in a video whose frames do not
+            come at even steps; empty: frame / fps.
     """
 
     video: str
@@ -101,6 +103,7 @@ class Tube:
     windows_unread: int = 0
     sampled_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     sampled_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if self.boxes.shape != (self.end_frame - self.begin_frame, 4):
@@ -126,8 +129,8 @@ class Tube:
         """(4,) float32 xyxy pixels at ``time_s``, linear between frames; None outside the span."""
         if self.span is None or not self.span.begin_s <= time_s < self.span.end_s:
             return None
-        frames = np.arange(self.begin_frame, self.end_frame)
-        columns = [np.interp(time_s * self.fps, frames, self.boxes[:, c]) for c in range(4)]
+        times_s = self.times_s if len(self.times_s) else np.arange(self.begin_frame, self.end_frame) / self.fps  # (F,)
+        columns = [np.interp(time_s, times_s, self.boxes[:, c]) for c in range(4)]
         return np.array(columns, dtype=np.float32)
 
     def draw(self, out: str | Path) -> Path:
@@ -137,9 +140,10 @@ class Tube:
         return draw_overlay(self.video, [self], out)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``."""
+        """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``; ``times_s`` only if uneven."""
         frames = range(self.begin_frame, self.end_frame)
-        return {
+        uneven = {"times_s": np.round(self.times_s, 4).tolist()} if len(self.times_s) else {}
+        return uneven | {
             "video": self.video,
             "question": self.question,
             "answer": self.answer,
@@ -173,5 +177,6 @@ class Tube:
             present=row.get("present", known),
             windows=row.get("windows", 1),
             windows_unread=row.get("windows_unread", 0),
+            times_s=np.array(row.get("times_s", ()), np.float64),
             **{key: row[key] for key in plain},
         )

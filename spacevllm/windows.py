@@ -211,7 +211,14 @@ def _merge(tube: Tube, seen: Sequence[Candidate], span: Span, info: VideoInfo) -
         near[np.abs(frames - begin).argmin()] = True
     dense = interpolate_boxes(frames[near], boxes[near], np.arange(begin, end))
     return replace(
-        tube, span=span, begin_frame=begin, end_frame=end, boxes=dense, sampled_frames=frames, sampled_boxes=boxes
+        tube,
+        span=span,
+        begin_frame=begin,
+        end_frame=end,
+        boxes=dense,
+        sampled_frames=frames,
+        sampled_boxes=boxes,
+        times_s=info.uneven_times(begin, end),
     )
 
 

@@ -77,6 +77,13 @@ class VideoInfo:
     codec: str
     container: str
 
+    def uneven_times(self, begin: int, end: int) -> np.ndarray:
+        """(end - begin,) float64 seconds of these frames if any frame of the video lies more than half a frame off
+        frame / fps, else (0,)."""
+        step = 1 / float(self.fps or 1)
+        off = np.abs(self.times_s - step * np.arange(len(self.times_s)))
+        return self.times_s[begin:end] if off.max(initial=0) > step / 2 else self.times_s[:0]
+
 
 def probe(path: str | Path, max_pixels: int | None = None, max_frames: int | None = None) -> VideoInfo:
     """Reads every packet of a local video file once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from jobs.cli import main
@@ -33,9 +34,14 @@ def test_evaluate_then_calibrate_then_search(cli, doubtful, model, tmp_path):
     absent = [r for r in storage.read_table(scores / "queries.parquet").to_pylist() if r["status"] == "absent"]
     assert len(absent) == 6 and all(row["truth_present"] is False for row in absent)
 
+    status, _, error = cli("calibrate", "--model", own, "--scores", scores)
+    assert status == 2 and "0 questions about what is there" in error  # it mumbled, and no answer has no confidence
+    speak(scores / "queries.parquet")
     status, out, error = cli("calibrate", "--model", own, "--scores", scores)
     assert status == 0, error
-    assert Calibration.load(own).n_absent == 6 and f"calibration: {own / FILE}" in out
+    found = Calibration.load(own)
+    assert found.n_absent == 5 and ", 1 without an answer left out" in out and f"calibration: {own / FILE}" in out
+    assert found(0.9) > 0.8 and found(0.1) < 0.2  # the one without an answer bends nothing
     status, _, error = cli("calibrate", "--model", own, "--scores", scores)
     assert status == 2 and "remove it, evaluate again" in error
     status, _, error = cli("calibrate", "--model", model, "--scores", tmp_path)
@@ -50,6 +56,16 @@ def test_evaluate_then_calibrate_then_search(cli, doubtful, model, tmp_path):
     assert {row["present"] for row in storage.read_table(out / "tubes").to_pylist()} <= {True, False}
     cli("search", "the red circle while it moves left", *options)
     assert storage.read_json(out / "summary.json")["new"] == 0
+
+
+def speak(queries):
+    """As a model that can tell would have answered all questions but one."""
+    rows = storage.read_table(queries).to_pylist()
+    told = [row for row in rows if row["truth_present"] is not None]
+    for number, row in enumerate(told):
+        row["confidence"] = (0.9 if row["truth_present"] else 0.1) + number / 1000
+    next(row for row in told if not row["truth_present"])["confidence"] = -1.0
+    storage.write_table(queries, pa.Table.from_pylist(rows))
 
 
 def test_an_empty_question_is_refused(cli, model, tmp_path):

@@ -125,6 +125,10 @@ def test_another_folder_refers_to_the_media_where_they_are(tmp_path, ray_cluster
     build(tmp_path / "data", out=str(tmp_path / "out"))
     media = read_records(str(tmp_path / "out"), "train", ["media"])["media"].to_pylist()
     assert sorted(media) == [str(tmp_path / "data/media/train/0.mp4"), "s3://bucket/1.mp4"]
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    build(moved, out=str(tmp_path / "out"))  # the same lines about files that lie elsewhere now
+    media = read_records(str(tmp_path / "out"), "train", ["media"])["media"].to_pylist()
+    assert sorted(media) == [str(moved / "media/train/0.mp4"), "s3://bucket/1.mp4"]
 
 
 def test_several_folders_and_what_the_converter_dropped(tmp_path, ray_cluster):

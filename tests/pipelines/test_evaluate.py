@@ -13,6 +13,7 @@ import standin
 from pipelines import build_unistg, storage
 from pipelines.evaluate import EvaluateConfig, questions, run
 from pipelines.manifest import media_rows
+from pipelines.predict import describe, make_work, wanted_ids
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
@@ -100,6 +101,9 @@ def test_a_segment_is_all_that_is_looked_at(make_mp4, tmp_path):
     for row, about in questions(media_rows({"a.mp4": str(clip)}), asked):
         part = None if row["begin_s"] == row["end_s"] else Span(row["begin_s"] or 0.0, row["end_s"] or math.inf)
         seen["+".join(q.id for q in about)] = sample_frames(clip, 60, part=part).indices
+    model = describe("m", standin.load)
+    made_from = wanted_ids(make_work(questions(media_rows({"a.mp4": str(clip)}), asked), model))
+    assert len(set(made_from.values())) == 3  # about another part it is another answer
     borders = {name: (indices[0], indices[-1]) for name, indices in seen.items()}
     assert borders == {"whole+all": (0, 59), "first": (0, 22), "middle+again": (7, 40)}
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.manifest import SCHEMA, list_videos
+from pipelines.manifest import SCHEMA, list_videos, media_rows
 from pipelines.questions import pair_questions, read_questions
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
@@ -53,6 +53,15 @@ def test_all_formats_say_the_same(archive, form):
     assert next(row["id"] for row in listed(archive)) == first["id"]  # the folder's row is the same
 
 
+def test_a_video_that_cannot_be_looked_at_costs_its_own_row(archive):
+    """Its version is not known; the decoder will say what is wrong."""
+    names = ["clip0.mp4", "x" * 300 + ".mp4", "clip0.mp4/inside.mp4", "nul\\u0000.mp4"]
+    (archive / "m.jsonl").write_text("".join(f'{{"video": "{name}", "question": "q"}}\n' for name in names))
+    rows = listed(archive / "m.jsonl")
+    assert len(rows) == 4 and [bool(row["version"]) for row in rows].count(True) == 1
+    assert media_rows({name: str(archive / name) for name in names[:3]})["version"].to_pylist()[1:] == ["", ""]
+
+
 def test_a_row_that_is_wrong_costs_itself_and_says_why(archive):
     bad = {
         '{"video": "clip0.mp4"}': "it asks no question",
@@ -62,6 +71,7 @@ def test_a_row_that_is_wrong_costs_itself_and_says_why(archive):
         '{"video": "clip0.mp4", "question": "q", "begin_s": -1}': "begin_s: Input should be greater than or equal to 0",
         '{"video": "clip0.mp4", "question": "q", "end_s": NaN}': "end_s: Input should be a finite number",
         '{"video": 7, "question": "q"}': "video: Input should be a valid string",
+        '{"video": "htp://host/clip.mp4", "question": "q"}': "Protocol not known: htp",
         '{"video": ': "is no JSON",
         "[]": "is no object",
     }

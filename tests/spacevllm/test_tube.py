@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,15 @@ def test_box_at_is_linear_inside_the_span_and_none_outside():
     assert tube.box_at(0.99) is None
     assert tube.box_at(1.5) is None  # half-open
     assert unread().box_at(0.0) is None
+
+
+def test_box_at_follows_uneven_frames():
+    """Two seconds at 10 fps, then two at 30: 80 frames, 20 a second on average."""
+    times = np.concatenate([np.arange(20) / 10, 2 + np.arange(60) / 30])
+    boxes = np.stack([times * 50, times * 0, times * 50 + 10, times * 0 + 10], axis=-1).astype(np.float32)
+    tube = replace(make_tube(), span=Span(0, 4), begin_frame=0, end_frame=80, boxes=boxes, fps=20.0, times_s=times)
+    for known in (tube, Tube.from_dict(tube.to_dict())):
+        np.testing.assert_allclose([known.box_at(t)[0] for t in (0.5, 1.0, 3.0)], [25, 50, 150], atol=0.01)
 
 
 def test_begin_and_end_of_an_unread_answer_are_none():

@@ -47,6 +47,8 @@ def test_variable_rate_times_are_the_written_ones(clip: Clip) -> None:
     info = probe(clip("variable_rate.mp4"))
     np.testing.assert_allclose(info.times_s, (np.array(IRREGULAR) - IRREGULAR[0]) / 12800, atol=1e-9)
     assert float(info.fps) == pytest.approx(info.num_frames / info.duration_s, rel=0.02)
+    assert info.uneven_times(3, 7).tolist() == info.times_s[3:7].tolist()
+    assert probe(clip("ntsc_late.mp4")).uneven_times(3, 7).size == 0
 
 
 def test_one_frame_lasts_as_long_as_its_rate_says(clip: Clip) -> None:
