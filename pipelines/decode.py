@@ -21,7 +21,7 @@ from pydantic import Field
 from pipelines import storage
 from pipelines.cluster import ray_session
 from pipelines.landing import landed, writing
-from pipelines.manifest import data_set_media, list_videos
+from pipelines.manifest import data_set_clips, list_videos
 from pipelines.parts import Parts, count_rows
 from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
@@ -87,7 +87,8 @@ class DecodeConfig(Config):
     """``decode``: OUT/frames/*.parquet with id, uri, media, fingerprint and the columns of ``FRAMES``.
 
     Attributes:
-        videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: the media of its records.
+        videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: what its records
+            are about.
         splits: of the data set; all by default.
         num_frames, size: the sampling plan.
         retry_failed: also read again what failed before.
@@ -271,7 +272,7 @@ def decoded(
 
 def _manifest(config: DecodeConfig) -> pa.Table:
     if isinstance(config.videos, str) and storage.is_folder(storage.join(config.videos, "unistg")):
-        return data_set_media(config.videos, config.splits)
+        return data_set_clips(config.videos, config.splits)
     return list_videos(config.videos)
 
 

@@ -34,7 +34,7 @@ from pipelines.progress import Progress
 from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import Run, TrackingConfig
 from spacevllm.config import Config
-from spacevllm.data.instance import Instance
+from spacevllm.data.instance import Instance, Part
 from spacevllm.evaluation.presence import presence_rows, summarise_presence
 from spacevllm.evaluation.scoring import evaluate
 
@@ -161,25 +161,13 @@ def data_set_digest(folder: str) -> str:
 
 def questions(media: pa.Table, instances: Iterable[Instance]) -> Iterator[tuple[dict[str, Any], list[Question]]]:
     """Every row of ``media``, once for each part of it that questions are about, with these."""
-    asked: dict[str, dict[tuple[float | None, float | None], list[Question]]] = {}
+    asked: dict[str, dict[Part, list[Question]]] = {}
     for instance in instances:
         question = Question(instance.id, instance.task, instance.question, tuple(instance.options))
-        asked.setdefault(instance.media, {}).setdefault(_segment(instance), []).append(question)
+        asked.setdefault(instance.media, {}).setdefault(instance.shown_s, []).append(question)
     for row in media.to_pylist():
         for (begin_s, end_s), about in asked[row["media"]].items():
             yield row | {"begin_s": begin_s, "end_s": end_s}, about
-
-
-def _segment(instance: Instance) -> tuple[float | None, float | None]:
-    """The seconds to look at (VidSTG's used_segment, MVBench's start and end), None at the video's own ends."""
-    if instance.task == "qa":
-        return instance.begin_s, instance.end_s
-    begin, end = instance.segment_begin_frame, instance.segment_end_frame
-    if begin is None or end is None:
-        return None, None
-    last = end >= instance.num_frames > 0
-    # the middle of its first and last frame: no rounding of either side brings in a neighbour
-    return float((begin + 0.5) / instance.fps) if begin else None, None if last else float((end - 0.5) / instance.fps)
 
 
 def same_keys(rows: list[dict[str, object]]) -> list[dict[str, object]]:

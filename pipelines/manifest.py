@@ -15,6 +15,7 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pipelines import storage
 from pipelines.rows import Row, is_rows, read_rows
 from spacevllm.config import ConfigError
-from spacevllm.data.instance import instance_id
+from spacevllm.data.instance import PART_COLUMNS, Part, instance_id, shown_part
 
 SCHEMA = pa.schema(
     [
@@ -108,6 +109,21 @@ def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
     for split in splits or [""]:
         names |= set(read_records(folder, split, ["media"])["media"].to_pylist()) - {""}  # text
     return media_rows({name: storage.join(storage.absolute(folder), name) for name in sorted(names)})
+
+
+def data_set_clips(folder: str, splits: Sequence[str] = ()) -> pa.Table:
+    """The same, each as often as records look at different parts of it (VidSTG's segments): what training decodes."""
+    parts: dict[str, dict[Part, None]] = defaultdict(dict)
+    for split in splits or [""]:
+        for row in read_records(folder, split, ["media", *PART_COLUMNS]).to_pylist():
+            parts[row["media"]][shown_part(row)] = None
+    media = data_set_media(folder, splits).to_pylist()
+    return _table([row | _clip(row["media"], part) for row in media for part in parts[row["media"]]])
+
+
+def _clip(media: str, part: Part) -> dict[str, Any]:
+    whole = part == (None, None)
+    return {"id": instance_id(media) if whole else instance_id(media, *part), "begin_s": part[0], "end_s": part[1]}
 
 
 def media_rows(uris: Mapping[str, str]) -> pa.Table:

@@ -9,6 +9,7 @@ A record about no media is a row of its own, without frames.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,11 @@ from spacevllm.config import ConfigError
 from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
 
-COLUMNS = ["media", "status", "frames", "shape", "indices", "times_s", "duration_s"]
+KEY = ["media", "begin_s", "end_s"]  # of a clip: what is shown of which file
+FRAME_COLUMNS = ["status", "frames", "shape", "indices", "times_s", "duration_s", "shown_begin_s", "shown_end_s"]
+COLUMNS = [*KEY, *FRAME_COLUMNS]
 SHUFFLE_ROWS, SHUFFLE_BYTES = 512, 2**31  # clips held back to mix the order: 98 kB each at the tiny size, 28 MB at 7B
+Clip = tuple[str, float | None, float | None]  # its ``KEY``
 TEXT_BYTES, TEXT_ROWS = 2**12, 1024  # of a record without media; in a block
 
 
@@ -58,7 +62,7 @@ def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[st
 
 
 def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSection, keep: bool) -> Any:
-    """A Ray data set with one row a clip: ``COLUMNS`` and ``questions``, JSON of its instances.
+    """A Ray data set with one row a clip: ``media``, ``FRAME_COLUMNS`` and ``questions``, JSON of its instances.
 
     Clips that could not be decoded or have no question of this kind are left out; ``decode`` has counted them.
 
@@ -90,7 +94,7 @@ def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[
     """The same rows for records without media, one each; ``media`` is the record's id."""
     asked = [instance for instance in instances if wanted(instance, stage)]
     nothing = {"status": "ok", "frames": b"", "shape": [0, 0, 0, 3], "indices": [], "times_s": [], "duration_s": 0.0}
-    decoded = [FRAMES.field(name) for name in COLUMNS[1:]]
+    decoded = [FRAMES.field(name) for name in FRAME_COLUMNS]
     schema = pa.schema([("media", pa.string()), *decoded, ("questions", pa.large_string())])
     for start in range(0, len(asked), TEXT_ROWS):
         some = asked[start : start + TEXT_ROWS]
@@ -98,13 +102,13 @@ def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[
         yield pa.Table.from_pylist(rows, schema=schema)
 
 
-def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[str, str]:
-    """JSON of all of the stage's instances about each video or image."""
-    questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[Clip, str]:
+    """JSON of all of the stage's instances about each image, and each part of a video."""
+    questions: dict[Clip, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
         if wanted(instance, stage):
-            questions[instance.media].append(instance.to_row())
-    return {media: json.dumps(rows) for media, rows in questions.items()}
+            questions[instance.media, *instance.shown_s].append(instance.to_row())
+    return {clip: json.dumps(rows) for clip, rows in questions.items()}
 
 
 def need_records(config: TrainJobConfig, instances: Sequence[Instance]) -> None:
@@ -126,11 +130,12 @@ def wanted(instance: Instance, stage: StageSection) -> bool:
     return instance.media_type == stage.media and (not stage.tasks or instance.task in stage.tasks)
 
 
-def attach_questions(table: pa.Table, questions: dict[str, str]) -> pa.Table:
-    """The usable clips of ``table``, which has ``COLUMNS``, with the column ``questions``."""
-    asked = pa.array([questions.get(media) for media in table["media"].to_pylist()], pa.large_string())
+def attach_questions(table: pa.Table, questions: dict[Clip, str]) -> pa.Table:
+    """The usable clips of ``table``, which has ``COLUMNS``: ``media``, ``FRAME_COLUMNS`` and ``questions``."""
+    clips = zip(*(table[name].to_pylist() for name in KEY), strict=True)
+    asked = pa.array([questions.get(clip) for clip in clips], pa.large_string())
     usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
-    return table.append_column("questions", asked).filter(usable)
+    return table.select(["media", *FRAME_COLUMNS]).append_column("questions", asked).filter(usable)
 
 
 def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> list[ClipSample]:
@@ -146,17 +151,25 @@ def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> li
         instances.sort(key=lambda i: len(i.question) + sum(map(len, i.options)))
         start = int(where * (max(0, len(instances) - stage.questions) + 1))
         frames = np.frombuffer(batch["frames"][i], np.uint8).reshape(tuple(batch["shape"][i]))  # (T, S, S, 3)
+        begin_s, end_s = shown(batch, i)
         samples.append(
             ClipSample(
                 frames=frames,
                 indices=np.asarray(batch["indices"][i]),
-                times_s=np.asarray(batch["times_s"][i]),
-                duration_s=float(batch["duration_s"][i]),
+                times_s=np.asarray(batch["times_s"][i]) - begin_s,
+                duration_s=end_s - begin_s,
                 media_type=instances[0].media_type,
-                instances=instances[start : start + stage.questions],
+                instances=[asked.seen_from(begin_s) for asked in instances[start : start + stage.questions]],
             )
         )
     return samples
+
+
+def shown(batch: Mapping[str, Any], row: int) -> tuple[float, float]:
+    """Seconds of the video that the clip shows. A prompt's times count from their begin, as the predictor's do."""
+    begin_s, end_s = (batch[name][row] for name in ("shown_begin_s", "shown_end_s"))
+    whole = begin_s is None or math.isnan(begin_s)  # a null, as NumPy has it
+    return (0.0, float(batch["duration_s"][row])) if whole else (float(begin_s), float(end_s))
 
 
 class ClipStream:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,17 @@ Task = Literal["stvg", "vtg", "rec", "qa"]
 MediaType = Literal["video", "image", "text"]
 MEDIA_TYPES: tuple[str, ...] = get_args(MediaType)
 TASKS: tuple[str, ...] = get_args(Task)
+Part = tuple[float | None, float | None]  # begin and end in seconds; None: the video's own
+PART_COLUMNS = (
+    "task",
+    "begin_s",
+    "end_s",
+    "segment_begin_frame",
+    "segment_end_frame",
+    "fps_num",
+    "fps_den",
+    "num_frames",
+)
 
 SCHEMA = pa.schema(
     [
@@ -150,6 +161,17 @@ class Instance:
             return self.end_frame > self.num_frames
         return self.end_s is not None and 0 < self.duration_s < self.end_s
 
+    @property
+    def shown_s(self) -> Part:
+        """The part of the video to look at, see ``shown_part``."""
+        return shown_part(vars(self))
+
+    def seen_from(self, begin_s: float) -> Instance:
+        """The same question about a clip that begins there: seconds count from it, frames as before."""
+        if self.begin_s is None or self.end_s is None or not begin_s:
+            return self
+        return replace(self, begin_s=max(self.begin_s - begin_s, 0.0), end_s=self.end_s - begin_s)
+
     def to_row(self) -> dict[str, Any]:
         """A row of ``SCHEMA``."""
         return asdict(self)
@@ -167,6 +189,22 @@ class Instance:
         boxes = known.get("boxes")
         known["boxes"] = [list(map(float, box)) for box in boxes] if boxes is not None else []
         return cls(**known)
+
+
+def shown_part(row: Mapping[str, Any]) -> Part:
+    """The seconds to look at (VidSTG's used_segment, the part that a qa is about), None at the video's own ends.
+
+    Args:
+        row: of ``SCHEMA``, with the columns ``PART_COLUMNS``.
+    """
+    if row["task"] == "qa":
+        return row["begin_s"], row["end_s"]
+    begin, end = row["segment_begin_frame"], row["segment_end_frame"]
+    if begin is None or end is None:
+        return None, None
+    fps, last = Fraction(row["fps_num"], row["fps_den"]), end >= row["num_frames"] > 0
+    # the middle of its first and last frame: no rounding of either side brings in a neighbour
+    return float((begin + 0.5) / fps) if begin else None, None if last else float((end - 0.5) / fps)
 
 
 def instance_id(*parts: object) -> str:
