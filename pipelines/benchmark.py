@@ -19,9 +19,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines import storage
-from pipelines.evaluate import DataRead, PredictConfig, predicted, questions, same_keys
+from pipelines.evaluate import DataRead, PredictConfig, predicted, questions, read_answers, same_keys
 from pipelines.manifest import media_rows
-from pipelines.predict import LoadPredictor, load_predictor, row_to_answer
+from pipelines.predict import LoadPredictor, load_predictor
 from pipelines.stage import Summary, write_summary
 from pipelines.tracking import Run
 from pipelines.worst import write_worst
@@ -32,6 +32,7 @@ from spacevllm.evaluation import fixtures
 from spacevllm.evaluation.annotations.tempcompass import judging
 from spacevllm.evaluation.benchmarks import BENCHMARKS, benchmark_baselines, query_id, read_queries, score_benchmark
 from spacevllm.evaluation.caption_judge import Judge, judge_captions
+from spacevllm.evaluation.prediction import other_copy
 from spacevllm.evaluation.protocols import PROTOCOLS
 from spacevllm.evaluation.scoring import Answers
 from spacevllm.evaluation.tables import benchmark_lines
@@ -82,6 +83,7 @@ def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summar
     Returns:
         The summary that is also OUT/summary.json: counts as in ``ground`` of what was asked, ``in_file`` and what was
         not asked (``without_media``, ``beyond_limit``, ``dropped``), ``stand_in``: the files are this project's own,
+        ``other_copies``: how many media are not as annotated (``evaluation.prediction.other_copy``), and the first,
         ``scores`` (``score_benchmark``; all protocols) and ``baselines``.
 
     Raises:
@@ -95,12 +97,14 @@ def run(config: BenchmarkConfig, load: LoadPredictor = load_predictor) -> Summar
     with predicted(config, asked, len(queries.asked), data, load) as (stage, predictions, counts):
         found = {row["id"]: row for row in predictions.to_pylist()}
         known = [_with_media(instance, found.get(instance.id, {})) for instance in queries.asked]
-        known, answers = _judged(config, known, {name: row_to_answer(row) for name, row in found.items()})
+        copies = sorted({i.media for i in queries.asked if _is_other_copy(i, found.get(i.id))})
+        known, answers = _judged(config, known, read_answers(known, found.values()))
         scores, rows = score_benchmark(config.benchmark, known, answers, list(PROTOCOLS), config.seed)
         split = config.split or BENCHMARKS[config.benchmark].split or "test"
         about: dict[str, Any] = {"benchmark": config.benchmark, "split": split}
         mark = storage.join(config.data_root, config.benchmark, fixtures.MARK)
         about |= {"stand_in": storage.exists(mark), "task": known[0].task, **queries.counts, "scores": scores}
+        about["other_copies"] = {"media": len(copies), "first": copies[:5]}
         about["baselines"] = benchmark_baselines(config.benchmark, known, list(PROTOCOLS), config.seed)
         _write(stage, config.out, {**counts, **about}, rows, queries.left_out)
         if config.worst:
@@ -166,6 +170,10 @@ def _files(name: str, data_root: str, split: str) -> SourceFiles:
 
 def _not_asked(instance: Instance, reason: str) -> dict[str, str]:
     return {"id": query_id(instance), "media": instance.media, "reason": reason}
+
+
+def _is_other_copy(instance: Instance, row: Mapping[str, Any] | None) -> bool:
+    return bool(row and row["num_frames"] and other_copy(instance, row["num_frames"], row["width"], row["height"]))
 
 
 def _with_media(instance: Instance, row: Mapping[str, Any]) -> Instance:

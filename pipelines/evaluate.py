@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
@@ -89,7 +90,7 @@ def run(config: EvaluateConfig, load: LoadPredictor = load_predictor) -> Summary
     media = data_set_media(config.data, [config.split])
     data = DataRead(data_set_digest(config.data), f"{config.data} {config.split}")
     with predicted(config, questions(media, instances), len(instances), data, load) as (stage, predictions, counts):
-        answers = {row["id"]: row_to_answer(row) for row in predictions.to_pylist()}
+        answers = read_answers(instances, predictions.to_pylist())
         scores, rows = _score(instances, answers, config.seed)
         storage.write_table(storage.join(config.out, "queries.parquet"), pa.Table.from_pylist(same_keys(rows)))
         left_out = {"text_not_asked": n} if (n := len(records) - len(instances)) else {}
@@ -151,6 +152,18 @@ def _score(
     absent = [i for i in instances if not i.present]
     rows += [{"id": i.id, "task": i.task, "media": i.media, "status": "absent"} | known[i.id] for i in absent]
     return scores | {"presence": summarise_presence(presence)}, rows
+
+
+def read_answers(instances: Iterable[Instance], rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """By id, as scoring takes them. An image's box is carried over to the size that was annotated, as a tube's are."""
+    known = {instance.id: instance for instance in instances}
+    answers: dict[str, Any] = {}
+    for row in rows:
+        answer, truth = row_to_answer(row), known[row["id"]]
+        if isinstance(answer, np.ndarray) and truth.width and row["width"]:
+            answer = answer * np.array([truth.width / row["width"], truth.height / row["height"]] * 2)
+        answers[row["id"]] = answer
+    return answers
 
 
 def data_set_digest(folder: str) -> str:

@@ -93,7 +93,7 @@ def _score_one(instance: Instance, answer: Answer | None, protocol: str) -> Row:
 
 def _stvg(instance: Instance, answer: Any, protocol: str) -> Row:
     if isinstance(answer, Tube):
-        answer = from_tube(answer, instance.width, instance.height)
+        answer = from_tube(answer, instance)
     unread = isinstance(answer, Unreadable)
     return score_tube(PROTOCOLS[protocol](instance), None if unread else answer)._asdict() | _unread(unread)
 

@@ -66,7 +66,14 @@ def asked_line(scored: Scored) -> str:
     }
     parts = [f"{scored[key]:,} {words}" for key, words in why.items() if scored[key]]
     not_asked = f" Not asked: {', '.join(parts)} (left_out.jsonl)." if parts else ""
-    return f"{line}{not_asked} Of those scored, {scored['failed']:,} failed: they count as 0."
+    failed = f" Of those scored, {scored['failed']:,} failed: they count as 0."
+    return f"{line}{not_asked}{failed}{_copies(**scored['other_copies'])}"
+
+
+def _copies(media: int, first: Sequence[str]) -> str:
+    names = ", ".join(first) + (", …" if media > len(first) else "")
+    told = f" {media:,} files have another size or number of frames than annotated, answers were carried over: {names}."
+    return told if media else ""
 
 
 def _parts(scored: Scored) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scoring_cases import instance, tube, unread_tube
+from scoring_cases import FPS, HEIGHT, NUM_FRAMES, WIDTH, instance, tube, unread_tube
 
 from spacevllm.data.instance import Instance
-from spacevllm.evaluation.prediction import Unreadable, from_tube
+from spacevllm.evaluation.prediction import Unreadable, from_tube, other_copy
 from spacevllm.evaluation.protocols import TubeScore, score_tube, truth_boxes
 from spacevllm.evaluation.protocols import dense as dense_truth
+from spacevllm.tube import Span
 
 HALF = (10, 10, 50, 30)  # upper half of the true box: IoU 1/2
 
 
 def dense(truth: Instance, prediction) -> TubeScore:
-    answer = from_tube(prediction, truth.width, truth.height) if prediction else None
+    answer = from_tube(prediction, truth) if prediction else None
     return score_tube(dense_truth(truth), None if isinstance(answer, Unreadable) else answer)
+
+
+@pytest.mark.parametrize(("fps", "scale"), [(25, 1), (20, 1), (5, 1), (10, 0.5), (25, 2)])
+def test_an_answer_about_another_copy_of_the_file(fps, scale):
+    """The truth moves; the model saw the same seconds at another rate, in another size."""
+    boxes = [[10.0 + f, 10.0, 50.0 + f, 50.0] for f in range(20, 40)]
+    ratio = fps / FPS
+    begin, end = round(20 * ratio), round(40 * ratio)
+    seen = np.array([np.array([10 + f / ratio, 10, 50 + f / ratio, 50]) * scale for f in range(begin, end)])
+    size = {"width": int(WIDTH * scale), "height": int(HEIGHT * scale), "num_frames": round(NUM_FRAMES * ratio)}
+    answer = tube(begin, end, seen, fps=float(fps), span=Span(2.0, 4.0), **size)
+    sampled = {"sampled_frames": np.arange(begin, end, 2), "sampled_boxes": seen[::2].astype(np.float32)}
+    truth = instance(boxes=boxes)
+    assert other_copy(truth, *[size[k] for k in ("num_frames", "width", "height")])
+    tolerance = 0.01 if fps >= 10 else 0.06  # at 5 frames a second the last box stands still for a frame
+    assert dense(truth, answer) == pytest.approx((1, 1, 1), abs=tolerance)
+    assert dense(truth, replace(answer, **sampled)) == pytest.approx((1, 1, 1), abs=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def vidstg(**changes):
     scores, _ = score_benchmark("vidstg", truths, {"a": tube(20, 40)}, ["dense", "stcat"])
     counts = {"in": 3, "failed": 2, "in_file": 10_303, "without_media": 10_299, "dropped": 1, "beyond_limit": 0}
     about = {"benchmark": "vidstg", "split": "test", "task": "stvg", "model_id": "small", "scores": scores}
-    about |= {"stand_in": False}
+    about |= {"stand_in": False, "other_copies": {"media": 0, "first": []}}
     return about | counts | {"baselines": benchmark_baselines("vidstg", truths, ["dense", "stcat"])} | changes
 
 
@@ -37,6 +37,9 @@ def test_a_table_for_each_protocol_and_group():
 def test_what_was_not_asked_is_said():
     text = "\n".join(benchmark_lines(vidstg()))
     assert "Scored: 3 of the 10,303 queries in the file." in text
+    assert "another size" not in text
+    copies = "\n".join(benchmark_lines(vidstg(other_copies={"media": 7, "first": ["a.mp4", "b.mp4"]})))
+    assert "7 files have another size or number of frames than annotated" in copies and ": a.mp4, b.mp4, …." in copies
     assert "Not asked: 10,299 without their videos in media/, 1 cannot be read (left_out.jsonl)." in text
     assert "2 failed: they count as 0." in text
     assert "stand-in" not in text and "A stand-in, not the benchmark" in "\n".join(
