@@ -83,7 +83,7 @@ def test_cvat_comes_back(out, rows):
 
 
 def test_coco_video_comes_back(out, rows):
-    found = came_back("coco_video", rows[:3], annotations=out / "coco_video.json", media_root="")
+    found = came_back("coco_video", rows[:3], annotations=out / "coco_video.json")
     assert [instance.media for instance in found] == [NAMES[0], NAMES[0], NAMES[1]]
 
 
