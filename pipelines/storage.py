@@ -10,6 +10,7 @@ import codecs
 import fcntl
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,10 @@ class OutputError(RuntimeError):
 
 
 def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of ``uri`` and the path in it."""
+    """The file system of ``uri`` and the path in it. What has no ``://`` is a local file, whatever its name holds."""
+    if "://" not in str(uri):  # fsspec would take `Talk :: one.mp4` for a chain of file systems
+        local = LocalFileSystem()
+        return local, local._strip_protocol(str(uri))
     return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
 
 
@@ -102,16 +106,17 @@ def is_listable(uri: str | Path) -> bool:
 def find(uri: str | Path) -> dict[str, str]:
     """Every file under a folder, or that a glob matches, or the one file: absolute uri → version, sorted by uri.
 
-    Hidden files and folders (a name that starts with ``.``) and half-written files are left out.
+    Hidden files and folders below it (a name that starts with ``.``) and half-written files are left out.
     """
     fs, path = resolve(uri)
+    root = path.rstrip("/")
     if is_glob(uri):
         infos = fs.glob(path, detail=True).values()
+        root = re.split(r"[*?[]", path)[0].rpartition("/")[0]  # what was named may be hidden
     elif fs.isdir(path):
         infos = fs.find(path, detail=True).values()
     else:
         infos = [fs.info(path)] if fs.exists(path) else []
-    root = path.rstrip("/")
     files = {
         _spell(fs, info["name"]): _version(info)
         for info in infos
