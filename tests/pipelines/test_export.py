@@ -93,6 +93,18 @@ def test_mot_comes_back(out, rows):
     assert (folder / "gt/gt.txt").read_text().splitlines()[0] == "9,1,8.0,2.25,30.5,37.75,1,1,1"
 
 
+@pytest.mark.parametrize(("fps", "written"), [(25.0, "25"), (30000 / 1001, repr(30000 / 1001))])
+def test_mot_of_a_video_named_100_percent(tmp_path, rows, fps, written):
+    """Readers of seqinfo.ini call ``int`` on a whole rate; ``%`` means something in some .ini files."""
+    parts, asked = Parts(str(tmp_path / "tubes")), row("/a/100%(of).mp4", "a dog", fps=fps)
+    parts.write(pa.Table.from_pylist([asked], schema=ANSWERS))
+    export(parts, {asked["id"]: "f"}, str(tmp_path), ("mot",))
+    folder = tmp_path / "exports/mot/100%(of).mp4"
+    assert f"\nframeRate={written}\n" in (folder / "seqinfo.ini").read_text()
+    [found] = read("mot", SourceFiles(folder, "train", questions=folder / "questions.csv"))
+    assert isinstance(found, Instance) and found.media == "media/100%(of).mp4" and found.fps == pytest.approx(fps)
+
+
 def test_jsonl_has_every_answer_and_its_reason(out, rows):
     lines = [json.loads(line) for line in (out / "tubes.jsonl").read_text().splitlines()]
     assert sorted(line["id"] for line in lines) == sorted(r["id"] for r in rows)
