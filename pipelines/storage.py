@@ -217,14 +217,21 @@ def write_table(uri: str | Path, table: pa.Table) -> None:
 
 
 def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, or all below a folder in order of name. Raises FileNotFoundError if there is none."""
+    """One Parquet file, or all below a folder in order of name.
+
+    Args:
+        columns: which to read, of those that a file has; None: all.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     files = [file for file in find(uri) if file.endswith(".parquet")]
     if not files:
         raise FileNotFoundError(f"no parquet file at {uri}")
     tables = []
     for name in files:
         with open_read(name) as file:
-            tables.append(pq.read_table(file, columns=columns))
+            tables.append(pq.ParquetFile(file).read(columns))
     return pa.concat_tables(tables)
 
 

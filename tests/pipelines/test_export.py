@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import storage
-from pipelines.export import by_video, export
+from pipelines.export import by_video, export, files_of
 from pipelines.parts import Parts
 from pipelines.predict import ANSWERS
 from spacevllm.data.instance import Instance, instance_id
@@ -121,9 +122,30 @@ def test_a_second_export_holds_only_what_is_asked_now(out, tmp_path, parts, rows
 
 
 def test_a_video_in_two_files_comes_once_and_whole(parts, rows):
-    expected = Counter(r["video"] for r in rows)
-    found = dict(by_video(parts, {r["id"]: "f" for r in rows}, expected))
-    assert {video: len(group) for video, group in found.items()} == expected
+    wanted = {r["id"]: "f" for r in rows}
+    found = list(by_video(files_of(parts, wanted), wanted))
+    assert {video: answers.table.num_rows for video, answers in found} == Counter(r["video"] for r in rows)
+    assert len(found) == 3
+
+
+def test_what_is_held_does_not_grow_with_the_archive(tmp_path):
+    """Asked twice, in blocks that do not match, and named so that most videos wait for their second file."""
+    videos, frames = [f"/a/{number:02d}.mp4" for number in range(40)], 200
+    parts, wanted = Parts(str(tmp_path / "tubes")), {}
+    for question, block in (("a dog", 4), ("a cat", 5)):
+        for start in range(0, len(videos), block):
+            rows = [row(v, question, 0, frames, num_frames=frames) for v in videos[start : start + block]]
+            parts.write(pa.Table.from_pylist(rows, schema=ANSWERS))
+            wanted |= {r["id"]: "f" for r in rows}
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    export(parts, wanted, str(tmp_path), ("jsonl", "coco-video"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    most = max(pa.total_allocated_bytes() for _ in by_video(files_of(parts, wanted), wanted))
+    boxes = 2 * len(videos) * frames
+    assert peak < 308 * boxes / 10  # what they take in all as Python's dicts
+    assert most - before < 20 * boxes / 3
 
 
 def test_no_answers_give_files_that_open(tmp_path, rows):

@@ -105,6 +105,11 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     assert storage.read_table(tmp_path).num_rows == 20
 
 
+def test_a_column_that_a_file_lacks_is_left_out(tmp_path):
+    storage.write_table(tmp_path / "1.parquet", pa.table({"x": [1], "y": [2]}))
+    assert storage.read_table(tmp_path, ["x", "z"]).to_pylist() == [{"x": 1}]
+
+
 def test_a_second_job_on_the_same_output_is_refused_by_name(root):
     refused = pytest.raises(storage.StorageBusy, match=rf"process {os.getpid()} on .*choose another --out")
     with storage.exclusive(root), refused:
