@@ -152,10 +152,10 @@ def _draw(chosen: list[dict[str, Any]], config: ReportConfig) -> list[ReportItem
 
 def _whole_rows(chosen: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """id → the row with its boxes, read from the files that hold them."""
-    files = defaultdict(list)
+    files: dict[str, list[str]] = defaultdict(list)
     for row in chosen:
         files[row["file"]].append(row["id"])
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for file, ids in files.items():
         table = storage.read_table(file)
         found |= {row["id"]: row for row in table.filter(pc.is_in(table["id"], pa.array(ids))).to_pylist()}
