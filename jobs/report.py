@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from jobs.common import finish, need_folder, resolve, show_plan
+from jobs.errors import OK, SOME_FAILED
 from pipelines import storage
 from pipelines.manifest import read_records
+from pipelines.parts import Parts
 from pipelines.predict import row_to_answer
 from pipelines.progress import Progress
 from spacevllm.config import Config, ConfigError
@@ -19,6 +24,10 @@ from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.drawing.report import ReportItem, write_report
 from spacevllm.evaluation.scoring import score
 from spacevllm.tube import Span, Tube
+from spacevllm.video.errors import VideoError
+
+# Of an answer, all but its boxes: enough to choose by, and little enough to hold of a whole archive.
+LIGHT = ["id", "video", "question", "status", "error", "begin_s", "confidence", "present", "model_id", "model_digest"]
 
 
 class ReportConfig(Config):
@@ -49,7 +58,7 @@ class ReportConfig(Config):
 
 
 def run(tubes: str, out: str, data: str, scores: str, overrides: list[str], dry_run: bool) -> int:
-    """Draws and writes the page; returns the exit status."""
+    """Draws and writes the page; returns 3 when some clips could not be drawn."""
     config = resolve(ReportConfig, "", overrides, tubes=tubes, out=out, data=data, scores=scores)
     need_folder("--tubes", tubes, "tubes", "give the folder that `spacevllm ground` wrote as OUT")
     if scores:
@@ -58,34 +67,52 @@ def run(tubes: str, out: str, data: str, scores: str, overrides: list[str], dry_
         raise ConfigError(f"--out {out}: the report is written to a local folder")
     if dry_run:
         return show_plan("report", config)
-    finish(f"report: {make(config)['report']}")
-    return 0
+    page = make(config)
+    finish(f"report: {page['report']}" + (f" ({undrawn(page)})" if page["undrawn"] else ""))
+    return SOME_FAILED if page["undrawn"] else OK
 
 
-def make(config: ReportConfig) -> dict[str, Any]:
-    """Writes clips and page; returns the summary that is also OUT/summary.json."""
-    rows = storage.read_table(storage.join(config.tubes, "tubes")).to_pylist()
-    rows = sorted((r for r in rows if config.question in ("", r["question"])), key=_place)
+def make(config: ReportConfig, asked: Container[str] | None = None) -> dict[str, Any]:
+    """Writes clips and page; returns the summary that is also OUT/summary.json.
+
+    Args:
+        asked: ids of the answers to look at; None: all.
+
+    Raises:
+        ConfigError: there is no answer at all.
+    """
+    rows = sorted(_answers(config, asked), key=_place)
+    if not rows and not config.question:
+        raise ConfigError(f"{config.tubes} holds no answers: give the folder that `spacevllm ground` wrote as OUT")
     good, failed = ([row for row in rows if (row["status"] == "ok") is ok] for ok in (True, False))
     found = [row for row in good if row["begin_s"] is not None and row.get("present") is not False]
     shown = _choice(found if config.order == "confidence" else good, config)
-    truths = _truths(config) if config.data else {}
-    with Progress("report", len(shown), "clips") as progress:
-        items = []
-        for number, row in enumerate(shown):
-            truth = truths.get((row["video"], row["question"]))
-            items.append(_item(row, truth, Path(config.out, f"clips/{number:04d}.mp4"), config.margin_s))
-            progress.advance(1)
+    items = _draw(shown, config)
+    undrawn = sum(item.status != "ok" for item in items)
     items += [ReportItem(r["question"], r["video"], status=r["status"], error=r["error"]) for r in failed]
     scores = storage.read_json(storage.join(config.scores, "summary.json")) if config.scores else None
-    facts = {"answers": len(good), "shown": len(shown), "failed": len(failed), "model": _models(rows)}
+    facts = {"answers": len(good), "shown": len(shown) - undrawn, "failed": len(failed), "model": _models(rows)}
     page = write_report(
         Path(config.out, "report.html"), config.title, scores, items, facts, max_videos=config.max_clips
     )
-    counts = {"in": len(rows), "ok": len(good), "failed": len(failed), "found": len(found)}
+    counts = {"in": len(rows), "ok": len(good), "failed": len(failed), "found": len(found), "undrawn": undrawn}
     summary = {"stage": "report", **counts, "report": str(page)}
     storage.write_json(storage.join(config.out, "summary.json"), summary)
     return summary
+
+
+def undrawn(page: Mapping[str, Any]) -> str:
+    """How many of its clips a page lacks, in words; ``""``: none."""
+    return f"{page['undrawn']} clips could not be drawn, the page says why" if page["undrawn"] else ""
+
+
+def _answers(config: ReportConfig, asked: Container[str] | None) -> list[dict[str, Any]]:
+    """The columns ``LIGHT``, and in which ``file`` the rest is."""
+    return [
+        row | {"file": file}
+        for row, file in Parts(storage.join(config.tubes, "tubes")).rows(LIGHT)
+        if config.question in ("", row["question"]) and (asked is None or row["id"] in asked)
+    ]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -106,7 +133,37 @@ def _truths(config: ReportConfig) -> dict[tuple[str, str], Instance]:
     return {(storage.join(folder, r.media), r.question): r for r in records if r.task == "stvg"}
 
 
+def _draw(chosen: list[dict[str, Any]], config: ReportConfig) -> list[ReportItem]:
+    """An item with its clip for each of the chosen answers; where that cannot be drawn, the reason."""
+    truths = _truths(config) if config.data else {}
+    whole = _whole_rows(chosen)
+    items = []
+    with Progress("report", len(chosen), "clips") as progress:
+        for number, light in enumerate(chosen):
+            row, truth = whole[light["id"]], truths.get(_place(light))
+            try:
+                items.append(_item(row, truth, Path(config.out, f"clips/{number:04d}.mp4"), config.margin_s))
+            except (VideoError, OSError) as error:  # the video is gone since, or its store is
+                reason = error.reason if isinstance(error, VideoError) else f"storage: {row['video']}"
+                items.append(ReportItem(row["question"], row["video"], status="failed", error=f"{reason}: {error}"))
+            progress.advance(1, items[-1].status != "ok")
+    return items
+
+
+def _whole_rows(chosen: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """id → the row with its boxes, read from the files that hold them."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for row in chosen:
+        files[row["file"]].append(row["id"])
+    found: dict[str, dict[str, Any]] = {}
+    for file, ids in files.items():
+        table = storage.read_table(file)
+        found |= {row["id"]: row for row in table.filter(pc.is_in(table["id"], pa.array(ids))).to_pylist()}
+    return found
+
+
 def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: float | None) -> ReportItem:
+    """Raises VideoError, OSError: the clip cannot be drawn."""
     tube = row_to_answer(row)
     assert isinstance(tube, Tube)  # ground asks for nothing else
     shown = None

@@ -6,13 +6,14 @@ from pydantic import Field
 
 from jobs.common import finish, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from jobs.report import ReportConfig, make
+from jobs.report import ReportConfig, make, undrawn
 from pipelines import storage
 from pipelines.decode import DecodeOptions
 from pipelines.ground import GroundConfig
 from pipelines.ground import run as ground
 from pipelines.manifest import list_videos
 from pipelines.predict import PredictOptions
+from pipelines.questions import pair_questions
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import Config, ConfigError
 from spacevllm.windows import Windows
@@ -58,15 +59,17 @@ class SearchConfig(Config):
 
 
 def run(question: str, model: str, videos: str, out: str, overrides: list[str], dry_run: bool) -> int:
-    """Asks, ranks and draws; returns 3 when some videos failed."""
+    """Asks, ranks and draws; returns 3 when some videos failed or some clips could not be drawn."""
     config = resolve(SearchConfig, "", overrides, question=question.strip(), model=model, videos=videos, out=out)
     need_model(model)
     if not storage.is_local(out):
         raise ConfigError(f"--out {out}: the page is written to a local folder")
+    manifest = list_videos(videos)
     if dry_run:
-        return show_plan("search", config, f"{list_videos(videos).num_rows} videos")
+        return show_plan("search", config, f"{manifest.num_rows} videos")
     summary = ground(config.grounding)
-    page = make(config.page)
-    counts = f"found in {page['found']} of {summary['videos']} videos, {summary['failed']} failed"
-    finish(f"page: {page['report']} ({counts})")
-    return SOME_FAILED if summary["failed"] else OK
+    asked = {q.id for _, about in pair_questions(manifest, [("", config.question)]) for q in about}
+    page = make(config.page, asked)
+    counts = [f"found in {page['found']} of {summary['videos']} videos", f"{summary['failed']} failed"]
+    finish(f"page: {page['report']} ({', '.join(filter(None, [*counts, undrawn(page)]))})")
+    return SOME_FAILED if summary["failed"] or page["undrawn"] else OK

@@ -153,8 +153,8 @@ class _Conversion:
 
     def _write_dropped(self) -> None:
         uri = storage.join(self.config.out, "dropped.jsonl")
-        old = storage.read_text(uri).splitlines() if storage.exists(uri) else []
-        others = [line for line in old if not self._is_own(json.loads(line))]
+        old = storage.read_text(uri).split("\n") if storage.exists(uri) else []
+        others = [line for line in old if line.strip() and not self._is_own(json.loads(line))]
         place = {"source": self.config.source, "annotations": self.config.annotations}
         rows = [json.dumps(place | row._asdict(), ensure_ascii=False) for row in self.dropped]
         storage.write_text(uri, "".join(f"{line}\n" for line in [*others, *rows]))

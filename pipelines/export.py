@@ -1,9 +1,13 @@
-"""Answers of ``ground`` → files for other tools, video by video: nothing is held but one part file and its loose ends.
+"""Answers of ``ground`` → files for other tools, video by video.
 
 OUT/exports/tubes.jsonl          every answer, one a line; those that failed say why
 OUT/exports/coco_video.json      YouTube-VIS form
 OUT/exports/cvat/<video>.xml     CVAT for video 1.1
 OUT/exports/mot/<video>/         seqinfo.ini, gt/gt.txt, questions.csv
+
+A video's rows lie in one part file for each run that asked about it. What is held: ids and the files of each video;
+one part file as it is read; of the videos that lie in the very same files, the wanted rows, as Arrow; and of one video
+what its own file takes. Boxes of the frames that the model saw, in and out of the span, are not read.
 """
 
 from __future__ import annotations
@@ -12,19 +16,43 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import IO, Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines import storage
 from pipelines.parts import Parts
-from pipelines.predict import row_to_answer
+from pipelines.predict import ANSWERS, row_to_answer
 from spacevllm.data.instance import instance_id
 from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files
 from spacevllm.tube import Tube
 
 ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
-Rows = list[dict[str, Any]]
-Write = Callable[[str, Rows], int]  # a name for its files and one video's rows; how many became tracks
+COLUMNS = [name for name in ANSWERS.names if name != "sampled_boxes"]
+
+
+class Answers:
+    """One video's wanted rows, by question. table: columns ``COLUMNS``."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.sort_by([("question", "ascending"), ("id", "ascending")])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One at a time: a box is some 300 bytes in a row, and 20 in Arrow and in a tube."""
+        for number in range(self.table.num_rows):
+            yield from self.table.slice(number, 1).to_pylist()
+
+    @cached_property
+    def tubes(self) -> list[Tube]:
+        """Those that have a span."""
+        answers = (row_to_answer(row | {"sampled_boxes": None}) for row in self.rows() if row["status"] == "ok")
+        return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
+
+
+Write = Callable[[str, Answers], int]  # a name for its files and one video's answers; how many became tracks
 
 
 def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
@@ -35,11 +63,12 @@ def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[Exp
         return {}
     with ExitStack() as stack:
         writers = {name: _WRITERS[name](folder, stack) for name in formats}
-        expected = Counter(row["video"] for row in parts.collect(wanted, ["id", "video"]).to_pylist())
-        names = file_names(expected)
-        for video, rows in by_video(parts, wanted, expected):
+        parts.tidy(wanted)  # a worker that outlived its killed driver may have written a row again
+        places = files_of(parts, wanted)
+        names = file_names(places)
+        for video, answers in by_video(places, wanted):
             for form, write in writers.items():
-                counts[form] += write(names[video], rows)
+                counts[form] += write(names[video], answers)
     return counts
 
 
@@ -53,34 +82,41 @@ def file_names(videos: Collection[str]) -> dict[str, str]:
     }
 
 
-def by_video(parts: Parts, wanted: Mapping[str, str], expected: Mapping[str, int]) -> Iterator[tuple[str, Rows]]:
-    """Each video with its ``expected`` number of wanted rows, by question. They mostly lie in one file."""
-    waiting: dict[str, Rows] = defaultdict(list)
-    for table in parts.tables():
-        touched = set()
-        for row in table.to_pylist():
-            if row["id"] in wanted:
-                waiting[row["video"]].append(row)
-                touched.add(row["video"])
-        for video in sorted(touched):
-            if len(waiting[video]) == expected[video]:
-                yield video, sorted(waiting.pop(video), key=lambda row: (row["question"], row["id"]))
+def files_of(parts: Parts, wanted: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Each video with wanted rows → the part files that they lie in, in order of name."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for row, uri in parts.rows(["id", "video"]):
+        if row["id"] in wanted:
+            found[row["video"]][uri] = None
+    return {video: tuple(uris) for video, uris in found.items()}
 
 
-def _tubes(rows: Rows) -> list[Tube]:
-    answers = [row_to_answer(row) for row in rows if row["status"] == "ok"]
-    return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
+def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -> Iterator[tuple[str, Answers]]:
+    """Each video whole. Those that lie in the same files are read together: runs ask about videos in the same order, so
+    few files are read more than twice."""
+    together: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for video, uris in places.items():
+        together[uris].add(video)
+    for uris, videos in sorted(together.items()):
+        table = pa.concat_tables([_rows(uri, wanted, videos) for uri in uris], promote_options="default")
+        for video in sorted(videos):
+            yield video, Answers(table.filter(pc.equal(table["video"], video)))
+
+
+def _rows(uri: str, wanted: Mapping[str, str], videos: set[str]) -> pa.Table:
+    table = storage.read_table(uri, COLUMNS)
+    places = zip(table["id"].to_pylist(), table["video"].to_pylist(), strict=True)
+    return table.filter(pa.array([id in wanted and video in videos for id, video in places], pa.bool_()))
 
 
 def _jsonl(folder: str, stack: ExitStack) -> Write:
     file = stack.enter_context(storage.open_write(storage.join(folder, "tubes.jsonl")))
 
-    def write(name: str, rows: Rows) -> int:
-        for row in rows:
-            kept = {name: value for name, value in row.items() if name != "sampled_boxes"}
-            kept["boxes"] = [list(box.values()) for box in row["boxes"] or []]
-            file.write((json.dumps(kept, ensure_ascii=False) + "\n").encode())
-        return len(rows)
+    def write(name: str, answers: Answers) -> int:
+        for row in answers.rows():
+            row["boxes"] = [list(box.values()) for box in row["boxes"] or []]
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        return answers.table.num_rows
 
     return write
 
@@ -91,9 +127,9 @@ def _coco_video(folder: str, stack: ExitStack) -> Write:
     written = 0
     file.write(b'{"annotations": [')
 
-    def write(name: str, rows: Rows) -> int:
+    def write(name: str, answers: Answers) -> int:
         nonlocal written
-        if tubes := _tubes(rows):
+        if tubes := answers.tubes:
             videos.append(coco_video(len(videos) + 1, tubes))
             for annotation in coco_annotations(len(videos), written + 1, tubes):
                 file.write((",\n" if written else "\n").encode() + json.dumps(annotation).encode())
@@ -111,8 +147,8 @@ def _end_coco(file: IO[bytes], videos: list[dict[str, Any]]) -> None:
 def _cvat(folder: str, stack: ExitStack) -> Write:
     folder = _emptied(storage.join(folder, "cvat"))
 
-    def write(name: str, rows: Rows) -> int:
-        if tubes := _tubes(rows):
+    def write(name: str, answers: Answers) -> int:
+        if tubes := answers.tubes:
             storage.write_text(storage.join(folder, f"{name}.xml"), cvat_xml(name, tubes))
         return len(tubes)
 
@@ -122,8 +158,8 @@ def _cvat(folder: str, stack: ExitStack) -> Write:
 def _mot(folder: str, stack: ExitStack) -> Write:
     folder = _emptied(storage.join(folder, "mot"))
 
-    def write(name: str, rows: Rows) -> int:
-        if tubes := _tubes(rows):
+    def write(name: str, answers: Answers) -> int:
+        if tubes := answers.tubes:
             for file, text in mot_files(name, tubes).items():
                 storage.write_text(storage.join(folder, name, file), text)
         return len(tubes)

@@ -65,7 +65,7 @@ def pair_questions(manifest: pa.Table, questions: Sequence[tuple[str, str]]) -> 
 def _read_file(uri: str) -> list[tuple[str, str]]:
     if not is_rows(uri):
         try:
-            return [("", line.strip()) for line in storage.read_text(uri).splitlines()]
+            return [("", line.strip()) for line in storage.read_text(uri).split("\n")]
         except FileNotFoundError:
             raise ConfigError(f"no such questions file: {uri}") from None
         except UnicodeDecodeError as error:

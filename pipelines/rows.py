@@ -40,7 +40,7 @@ def read_rows(uri: str) -> list[Row | str]:
 
 
 def _jsonl(text: str) -> list[Row | str]:
-    return [_json_line(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return [_json_line(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _json_line(number: int, line: str) -> Row | str:

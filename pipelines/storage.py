@@ -10,6 +10,7 @@ import codecs
 import fcntl
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +37,10 @@ class OutputError(RuntimeError):
 
 
 def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of ``uri`` and the path in it."""
+    """The file system of ``uri`` and the path in it. What has no ``://`` is a local file, whatever its name holds."""
+    if "://" not in str(uri):  # fsspec would take `Talk :: one.mp4` for a chain of file systems
+        local = LocalFileSystem()
+        return local, local._strip_protocol(str(uri))
     return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
 
 
@@ -104,16 +108,17 @@ def is_listable(uri: str | Path) -> bool:
 def find(uri: str | Path) -> dict[str, str]:
     """Every file under a folder, or that a glob matches, or the one file: absolute uri → version, sorted by uri.
 
-    Hidden files and folders (a name that starts with ``.``) and half-written files are left out.
+    Hidden files and folders below it (a name that starts with ``.``) and half-written files are left out.
     """
     fs, path = resolve(uri)
+    root = path.rstrip("/")
     if is_glob(uri):
         infos = fs.glob(path, detail=True).values()
+        root = re.split(r"[*?[]", path)[0].rpartition("/")[0]  # what was named may be hidden
     elif fs.isdir(path):
         infos = fs.find(path, detail=True).values()
     else:
         infos = [fs.info(path)] if fs.exists(path) else []
-    root = path.rstrip("/")
     files = {
         _spell(fs, info["name"]): _version(info)
         for info in infos
@@ -228,14 +233,21 @@ def write_table(uri: str | Path, table: pa.Table) -> None:
 
 
 def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file, or all below a folder in order of name. Raises FileNotFoundError if there is none."""
+    """One Parquet file, or all below a folder in order of name.
+
+    Args:
+        columns: which to read, of those that a file has; None: all.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     files = [file for file in find(uri) if file.endswith(".parquet")]
     if not files:
         raise FileNotFoundError(f"no parquet file at {uri}")
     tables = []
     for name in files:
         with open_read(name) as file:
-            tables.append(pq.read_table(file, columns=columns))
+            tables.append(pq.ParquetFile(file).read(columns))
     return pa.concat_tables(tables)
 
 

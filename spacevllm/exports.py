@@ -46,7 +46,7 @@ def mot_files(name: str, tubes: Sequence[Tube]) -> dict[str, str]:
     info = {
         "name": name,
         "imDir": "img1",
-        "frameRate": f"{first.fps!r}",
+        "frameRate": int(first.fps) if first.fps.is_integer() else first.fps,  # many readers expect an integer
         "seqLength": first.num_frames,
         "imWidth": first.width,
         "imHeight": first.height,

@@ -18,6 +18,7 @@ from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.tube import ABSENT, Span, Tube, frame_range, interpolate_boxes
+from spacevllm.video.errors import StillImage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
@@ -94,9 +95,11 @@ class Predictor:
             key: of the video in ``memories``; a file has one of its own: path, size and time of change.
 
         Raises:
-            VideoError: the video cannot be read.
+            VideoError: the video cannot be read. StillImage: it is an image.
         """
         clip = self._clip(video, task, key)
+        if clip.info.duration_s == 0:
+            raise StillImage(f"{clip.info.path}: an image has no time; ground needs videos")
         if (
             windows == "auto"
             and not isinstance(video, SampledFrames)

@@ -39,6 +39,12 @@ class NoVideoStream(VideoError):
     reason = "no_video_stream"
 
 
+class StillImage(VideoError):
+    """An image, where something is asked about time."""
+
+    reason = "still_image"
+
+
 class TruncatedVideo(VideoError):
     """The file ends before its last frame; the message counts the frames found and promised."""
 

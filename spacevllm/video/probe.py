@@ -191,12 +191,15 @@ class _Packets:
 
 def _read_packets(path: str, container: InputContainer, stream: VideoStream, max_frames: int | None) -> _Packets:
     found: _Packets | None = None
-    corrupt = False
+    corrupt, early = False, 0
     context = stream.codec_context
     try:
         for packet in container.demux(stream):
-            if packet.size == 0 or (found is None and not packet.is_keyframe):
-                continue  # an end mark or a repeated frame; or a recording cut in before its first keyframe
+            if packet.size == 0:
+                continue  # an end mark or a repeated frame
+            if found is None and not packet.is_keyframe:
+                early += 1  # a recording or copy that was cut in before its first keyframe
+                continue
             if packet.pts is None:
                 raise NotAVideo(f"{path}: packets without time stamps ({container.format.name}); re-mux it to MP4")
             if found is None:
@@ -213,7 +216,7 @@ def _read_packets(path: str, container: InputContainer, stream: VideoStream, max
         raise TruncatedVideo(f"{path}: reading stops after {count} frames: {error.strerror}") from None
     if found is None:
         raise NoVideoStream(f"{path}: the video stream has no keyframe, so nothing can be decoded")
-    promised = len(stream.index_entries) if "mp4" in container.format.name else len(found.entries)
+    promised = len(stream.index_entries) - early if "mp4" in container.format.name else len(found.entries)
     complete = len(found.entries) - corrupt
     if complete < promised:
         raise TruncatedVideo(f"{path}: the file ends after {complete} of {promised} frames")

@@ -7,6 +7,7 @@ import html
 import pyarrow as pa
 import pytest
 
+from jobs.report import ReportConfig, make
 from pipelines import storage
 from pipelines.manifest import read_records
 from pipelines.predict import ANSWERS
@@ -19,7 +20,9 @@ def tubes(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("tubes")
     records = [row for row in read_records(str(data), "test").to_pylist() if row["task"] == "stvg"][:3]
     rows = [right_answer(row, data) for row in records]
-    rows.append({"video": "gone.mp4", "question": "where?", "status": "failed", "error": "missing: it is gone"})
+    rows.append(
+        {"id": "gone", "video": "gone.mp4", "question": "where?", "status": "failed", "error": "missing: it is gone"}
+    )
     storage.write_table(out / "tubes" / "part.parquet", pa.Table.from_pylist(rows, schema=ANSWERS))
     return out
 
@@ -31,6 +34,7 @@ def right_answer(row, data):
     boxes = [{"frame": f, **dict(zip(("x1", "y1", "x2", "y2"), known[f], strict=True))} for f in inside]
     return {
         **{name: row[name] for name in same},
+        "id": row["id"],
         "video": str(data / row["media"]),
         "status": "ok",
         "error": "",
@@ -76,3 +80,31 @@ def test_the_surest_first_cut_to_their_spans(cli, tubes, tmp_path):
     begin, end = max(rows[2]["begin_s"] - 0.5, 0), min(rows[2]["end_s"] + 0.5, rows[2]["duration_s"])
     assert clip.duration_s == pytest.approx(end - begin, abs=0.26)
     assert f'data-shown="{float(begin)}"' in page
+
+
+def test_a_video_that_is_gone_since_costs_its_own_clip(cli, tubes, tmp_path):
+    rows = storage.read_table(tubes / "tubes").to_pylist()
+    rows[1] |= {"video": str(tmp_path / "moved.mp4")}
+    older = pa.Table.from_pylist(rows[:2], schema=ANSWERS).drop_columns(["present"])  # of an older release
+    storage.write_table(tmp_path / "t" / "tubes" / "a.parquet", older)
+    storage.write_table(tmp_path / "t" / "tubes" / "b.parquet", pa.Table.from_pylist(rows[2:], schema=ANSWERS))
+    status, out, error = cli("report", "--tubes", tmp_path / "t", "--out", tmp_path / "r")
+    assert status == 3, error
+    assert out.splitlines()[-1].endswith("report.html (1 clips could not be drawn, the page says why)")
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert page.count("data:video/mp4;base64") == 2
+    assert f"missing: {tmp_path}/moved.mp4: No such file" in page and "missing: it is gone" in page
+    summary = storage.read_json(tmp_path / "r" / "summary.json")
+    assert [summary[name] for name in ("in", "ok", "failed", "found", "undrawn")] == [4, 3, 1, 3, 1]
+
+
+def test_a_page_of_some_of_the_answers(tubes, tmp_path):
+    first = storage.read_table(tubes / "tubes", ["id"])["id"][0].as_py()
+    summary = make(ReportConfig(tubes=str(tubes), out=str(tmp_path)), {first})
+    assert (summary["in"], summary["found"]) == (1, 1)
+
+
+def test_no_answers_are_no_report(cli, tmp_path):
+    (tmp_path / "t" / "tubes").mkdir(parents=True)
+    status, _, error = cli("report", "--tubes", tmp_path / "t", "--out", tmp_path / "r")
+    assert status == 2 and "holds no answers" in error and error.count("\n") == 1

@@ -56,6 +56,19 @@ def test_evaluate_then_calibrate_then_search(cli, doubtful, model, tmp_path):
     assert {row["present"] for row in storage.read_table(out / "tubes").to_pylist()} <= {True, False}
     cli("search", "the red circle while it moves left", *options)
     assert storage.read_json(out / "summary.json")["new"] == 0
+    assert storage.read_json(out / "page" / "summary.json")["in"] == 2
+
+    options = (
+        "--model",
+        own,
+        "--videos",
+        next(videos.glob("*.mp4")),
+        "--out",
+        out,
+    )  # the others' answers lie there, too
+    _, said, _ = cli("search", "the red circle while it moves left", *options)
+    assert storage.read_json(out / "page" / "summary.json")["in"] == 1
+    assert "of 1 videos" in said.splitlines()[-1]
 
 
 def speak(queries):

@@ -33,6 +33,13 @@ def llava(folder, name, *questions):
     return {"source": "llava", "annotations": str(folder / name)}
 
 
+def coco_video(folder, name, video):
+    clip = {"id": 1, "file_name": video, "fps": 8, "width": 64, "height": 48, "length": 24}
+    tube = {"id": 1, "video_id": 1, "category_id": 1, "question": "a dog", "bboxes": [[1, 2, 30, 40]]}
+    (folder / name).write_text(json.dumps({"videos": [clip], "annotations": [tube]}))
+    return {"source": "coco_video", "annotations": str(folder / name)}
+
+
 def convert(out, options, **more):
     return run(ConvertConfig(out=str(out), **options, **more))
 
@@ -87,6 +94,24 @@ def test_sources_share_a_folder_and_are_replaced_alone(tmp_path):
     emptied = convert(out, charades(tmp_path, "nonsense"))
     assert (emptied["read"], emptied["kept"], emptied["replaced"]) == (1, 0, 1)
     assert len(records(out)) == 3
+
+
+@pytest.mark.parametrize("folder", ["train/", "/archive/tue/", "s3://bucket/"])
+def test_videos_of_one_folder_are_no_group(tmp_path, folder):
+    out = tmp_path / "out"
+    first, second = (coco_video(tmp_path, f"{name}.json", f"{folder}{name}.mp4") for name in "ab")
+    assert [convert(out, options)["replaced"] for options in (first, second, first)] == [0, 0, 1]
+    root = "media/" if folder == "train/" else ""  # a whole path or URL needs none
+    assert sorted(record.media for record in records(out)) == [f"{root}{folder}{name}.mp4" for name in "ab"]
+
+
+def test_every_line_of_what_was_dropped_is_kept(tmp_path):
+    """U+2028 ends a line for ``str.splitlines`` and stands unescaped in JSON."""
+    convert(tmp_path / "out", charades(tmp_path, "nonsense"))
+    rows = [row | {"key": "a\u2028b"} for row in dropped(tmp_path / "out")]
+    (tmp_path / "out/dropped.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    convert(tmp_path / "out", llava(tmp_path, "a.json", "What?"))
+    assert [json.loads(line) for line in (tmp_path / "out/dropped.jsonl").open()] == rows
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path):

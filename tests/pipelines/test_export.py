@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import storage
-from pipelines.export import by_video, export
+from pipelines.export import by_video, export, files_of
 from pipelines.parts import Parts
 from pipelines.predict import ANSWERS
 from spacevllm.data.instance import Instance, instance_id
@@ -83,7 +84,7 @@ def test_cvat_comes_back(out, rows):
 
 
 def test_coco_video_comes_back(out, rows):
-    found = came_back("coco_video", rows[:3], annotations=out / "coco_video.json", media_root="")
+    found = came_back("coco_video", rows[:3], annotations=out / "coco_video.json")
     assert [instance.media for instance in found] == [NAMES[0], NAMES[0], NAMES[1]]
 
 
@@ -91,6 +92,18 @@ def test_mot_comes_back(out, rows):
     folder = out / "mot" / f"clip-{instance_id(NAMES[0])[:8]}.mp4"
     came_back("mot", rows[:2], annotations=folder, questions=folder / "questions.csv")
     assert (folder / "gt/gt.txt").read_text().splitlines()[0] == "9,1,8.0,2.25,30.5,37.75,1,1,1"
+
+
+@pytest.mark.parametrize(("fps", "written"), [(25.0, "25"), (30000 / 1001, repr(30000 / 1001))])
+def test_mot_of_a_video_named_100_percent(tmp_path, rows, fps, written):
+    """Readers of seqinfo.ini call ``int`` on a whole rate; ``%`` means something in some .ini files."""
+    parts, asked = Parts(str(tmp_path / "tubes")), row("/a/100%(of).mp4", "a dog", fps=fps)
+    parts.write(pa.Table.from_pylist([asked], schema=ANSWERS))
+    export(parts, {asked["id"]: "f"}, str(tmp_path), ("mot",))
+    folder = tmp_path / "exports/mot/100%(of).mp4"
+    assert f"\nframeRate={written}\n" in (folder / "seqinfo.ini").read_text()
+    [found] = read("mot", SourceFiles(folder, "train", questions=folder / "questions.csv"))
+    assert isinstance(found, Instance) and found.media == "media/100%(of).mp4" and found.fps == pytest.approx(fps)
 
 
 def test_jsonl_has_every_answer_and_its_reason(out, rows):
@@ -109,9 +122,30 @@ def test_a_second_export_holds_only_what_is_asked_now(out, tmp_path, parts, rows
 
 
 def test_a_video_in_two_files_comes_once_and_whole(parts, rows):
-    expected = Counter(r["video"] for r in rows)
-    found = dict(by_video(parts, {r["id"]: "f" for r in rows}, expected))
-    assert {video: len(group) for video, group in found.items()} == expected
+    wanted = {r["id"]: "f" for r in rows}
+    found = list(by_video(files_of(parts, wanted), wanted))
+    assert {video: answers.table.num_rows for video, answers in found} == Counter(r["video"] for r in rows)
+    assert len(found) == 3
+
+
+def test_what_is_held_does_not_grow_with_the_archive(tmp_path):
+    """Asked twice, in blocks that do not match, and named so that most videos wait for their second file."""
+    videos, frames = [f"/a/{number:02d}.mp4" for number in range(40)], 200
+    parts, wanted = Parts(str(tmp_path / "tubes")), {}
+    for question, block in (("a dog", 4), ("a cat", 5)):
+        for start in range(0, len(videos), block):
+            rows = [row(v, question, 0, frames, num_frames=frames) for v in videos[start : start + block]]
+            parts.write(pa.Table.from_pylist(rows, schema=ANSWERS))
+            wanted |= {r["id"]: "f" for r in rows}
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    export(parts, wanted, str(tmp_path), ("jsonl", "coco-video"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    most = max(pa.total_allocated_bytes() for _ in by_video(files_of(parts, wanted), wanted))
+    boxes = 2 * len(videos) * frames
+    assert peak < 308 * boxes / 10  # what they take in all as Python's dicts
+    assert most - before < 20 * boxes / 3
 
 
 def test_no_answers_give_files_that_open(tmp_path, rows):

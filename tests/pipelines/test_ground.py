@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import ray.cloudpickle
 import standin
+from PIL import Image
 
 from pipelines import storage
-from pipelines.decode import DecodeOptions
+from pipelines.decode import DecodeOptions, Decoder
 from pipelines.ground import GroundConfig, run
-from pipelines.predict import ANSWERS, row_to_answer
-from pipelines.questions import read_questions
+from pipelines.manifest import list_videos
+from pipelines.predict import ANSWERS, Answerer, describe, load_predictor, make_work, row_to_answer
+from pipelines.questions import pair_questions, read_questions
 from pipelines.tracking import TrackingConfig
 from spacevllm.config import ConfigError, parse_config
 
@@ -162,6 +164,16 @@ def test_a_manifest_says_what_to_ask_of_which_part_and_its_broken_rows_keep_thei
     (archive / "m.csv").write_text("video\nclip0.mp4\n")
     with pytest.raises(ConfigError, match="nothing is asked"):
         run(config(archive / "m.csv", tmp_path, question=()), standin.load)
+
+
+def test_an_image_among_the_videos_costs_its_own_row(tmp_path, tiny_model):
+    """The two actors alone, with a real model."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    model = describe(str(tiny_model), load_predictor)
+    work = make_work(pair_questions(list_videos(str(tmp_path / "a.png")), [("", "a dog")]), model)
+    decoded = Decoder(model.plan, DecodeOptions())(work)
+    [row] = Answerer(model, "cpu", load_predictor)(decoded).to_pylist()
+    assert row["error"] == f"still_image: {tmp_path}/a.png: an image has no time; ground needs videos"
 
 
 def test_films_are_walked_window_by_window_like_the_parts_of_them_that_are_long(tmp_path, ray_cluster, make_mp4):

@@ -136,3 +136,15 @@ def test_two_borders_that_are_the_video_s_own_are_the_same_part(archive):
     (archive / "m.json").write_text(json.dumps(rows))
     [row] = listed(archive / "m.json")
     assert row["questions"] == ["a", "b"] and row["begin_s"] is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_a_newline_ends_a_line(archive, end):
+    """Unicode's other line ends may stand in JSON text and in a question."""
+    texts = [f"a{mark}dog" for mark in "\u2028\u2029\x85\x0c"]
+    rows = [json.dumps({"video": "clip0.mp4", "question": text}, ensure_ascii=False) for text in texts]
+    (archive / "m.jsonl").write_bytes(end.join([*rows, "", ""]).encode())
+    [row] = listed(archive / "m.jsonl")
+    assert row["questions"] == texts and not row["error"]
+    (archive / "q.txt").write_bytes(end.join([*texts, "", ""]).encode())
+    assert read_questions((), str(archive / "q.txt")) == [("", text) for text in texts]

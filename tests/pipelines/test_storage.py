@@ -53,6 +53,25 @@ def test_a_file_with_brackets_in_its_name_is_no_glob(tmp_path):
     assert list(storage.find(tmp_path / "clip [1].mp4")) == [str(tmp_path / "clip [1].mp4")]
 
 
+def test_a_hidden_folder_that_is_named_is_searched_by_a_glob_too(root):
+    for name in ("a.mp4", ".b.mp4", ".deep/c.mp4"):
+        storage.write_text(storage.join(root, ".cache/v", name), name)
+    [wanted] = storage.find(storage.join(root, ".cache/v"))
+    assert list(storage.find(storage.join(root, ".cache/v/*.mp4"))) == [wanted]
+    assert list(storage.find(storage.join(root, ".cache/v/**/*.mp4"))) == [wanted]
+    assert list(storage.find(storage.join(root, ".cache/v/[ab]*"))) == [wanted]
+    assert not storage.find(storage.join(root, "*/v/a.mp4"))
+
+
+def test_a_local_name_is_no_chain_of_file_systems(tmp_path):
+    path = tmp_path / "Talk :: one.mp4"
+    storage.write_text(path, "x")
+    assert list(storage.find(tmp_path)) == list(storage.find(path)) == [storage.absolute(path)] == [str(path)]
+    assert storage.read_text(path) == "x" and storage.version(path) and not storage.is_glob(path)
+    with storage.local_copy(path) as copy:
+        assert copy == str(path)
+
+
 def test_find_leaves_out_hidden_and_half_written_files(tmp_path):
     storage.write_text(tmp_path / "whole.parquet", "x")
     (tmp_path / ".whole.parquet.x7").write_text("half")
@@ -84,6 +103,11 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     storage.write_table(tmp_path / "2.parquet", pa.concat_tables([whole.slice(0, 3), whole.slice(3)]))
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
     assert storage.read_table(tmp_path).num_rows == 20
+
+
+def test_a_column_that_a_file_lacks_is_left_out(tmp_path):
+    storage.write_table(tmp_path / "1.parquet", pa.table({"x": [1], "y": [2]}))
+    assert storage.read_table(tmp_path, ["x", "z"]).to_pylist() == [{"x": 1}]
 
 
 def test_a_second_job_on_the_same_output_is_refused_by_name(root):

@@ -13,7 +13,7 @@ from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
 from spacevllm.predictor import Predictor, clamp_span, place_span, span_boxes
 from spacevllm.tube import Span
 from spacevllm.video import SampledFrames, sample_frames
-from spacevllm.video.errors import MissingVideo
+from spacevllm.video.errors import MissingVideo, StillImage
 
 sys.path.insert(0, str(Path(__file__).parent / "model"))
 from tiny import make
@@ -72,6 +72,11 @@ def test_other_layouts_answer_every_task(folder, fields):
     assert box.shape == (4,)
     assert len(predictor.answer(folder / "000000.mp4", ["how many?", "what?"], [["one", "two"], []])) == 2
     assert predictor.ground(folder / "000000.mp4", []) == []
+
+
+def test_an_image_has_no_time(folder, predictor):
+    with pytest.raises(StillImage, match=r"\.png: an image has no time; ground needs videos"):
+        predictor.ground(next(folder.glob("*.png")), ["the circle"])
 
 
 def test_images_and_free_text(folder, predictor):

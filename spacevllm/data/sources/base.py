@@ -56,6 +56,9 @@ class SourceFiles(NamedTuple):
     fps: Fraction | None = None
 
     def media(self, name: str) -> str:
+        """``name`` below the root; an absolute path or URL needs none."""
+        if is_absolute(name):
+            return name
         return f"{self.media_root.rstrip('/')}/{name}" if self.media_root else name
 
 
@@ -86,6 +89,11 @@ class Source(NamedTuple):
     takes: tuple[str, ...] = ()
     split: str = ""
     many_files: bool = False
+
+
+def is_absolute(name: str) -> bool:
+    """Whether it is an absolute path or a URL."""
+    return name.startswith("/") or "://" in name
 
 
 def convert_each(

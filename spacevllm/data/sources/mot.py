@@ -57,7 +57,7 @@ def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
 
 
 def _clip(path: Path) -> Clip:
-    parser = ConfigParser()
+    parser = ConfigParser(interpolation=None)  # a `%` is a `%`
     try:
         parser.read_string(path.read_text(encoding="utf-8-sig"))
         found = _Sequence.model_validate(dict(parser["Sequence"]))

@@ -35,6 +35,7 @@ from spacevllm.data.sources.base import (
     convert_each,
     explain,
     frame_span,
+    is_absolute,
     video,
 )
 
@@ -63,7 +64,9 @@ class Track(NamedTuple):
 
     @property
     def place(self) -> str:
-        return f"{_stem(self.clip.name) or '?'}/{self.id}"
+        """``<video>/<track>``; a ``/`` in the video's name is ``%2F`` there, so that the parts of an id are known."""
+        video = _stem(self.clip.name).replace("%", "%25").replace("/", "%2F")
+        return f"{video or '?'}/{self.id}"
 
     def is_in(self, video: str) -> bool:
         """Whether it is in the video of that name; of a broken track nobody may know."""
@@ -122,7 +125,7 @@ def _convert(source: str, files: SourceFiles, key: str, item: tuple[Track, _Line
         task="stvg",
         source=source,
         split=files.split,
-        media=files.media(clip.name if PurePosixPath(clip.name).suffix else f"{clip.name}.mp4"),
+        media=files.media(_file_name(clip.name)),
         question=line.question if line else track.text,
         sentence_type="interrogative" if line and line.question.endswith("?") else "declarative",
         box_frames=track.frames,
@@ -162,6 +165,10 @@ def _line(row: dict[str | Any, str | Any]) -> _Line | str:
         return _Line.model_validate({name: cell for name, cell in row.items() if isinstance(name, str) and cell})
     except ValueError as error:
         return explain(error)
+
+
+def _file_name(name: str) -> str:
+    return name if is_absolute(name) or PurePosixPath(name).suffix else f"{name}.mp4"
 
 
 def _stem(name: str) -> str:

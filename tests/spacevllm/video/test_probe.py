@@ -7,12 +7,14 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clips import CLIPS, IRREGULAR, NTSC, PYAV_ONLY, corners, decode_all, write_clip, write_sound
 
 from spacevllm.video import errors
 from spacevllm.video.probe import probe
+from spacevllm.video.reader import read_frames
 
 Clip = Callable[[str], Path]
 
@@ -130,6 +132,29 @@ def test_a_recording_that_begins_between_keyframes_begins_at_the_next(clip: Clip
     (tmp_path / "late.ts").write_bytes(data[len(data) // 3 // 188 * 188 :])
     info = probe(tmp_path / "late.ts")
     assert info.keyframes[0] == 0 and info.num_frames == len(decode_all(tmp_path / "late.ts")[0])
+
+
+def copy_from(whole: Path, path: Path, first: int) -> Path:
+    """The packets from ``first`` on, as they are: a stream copy that was cut between keyframes."""
+    with av.open(str(whole)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in [p for p in source.demux(video=0) if p.size][first:]:
+            packet.stream = stream
+            out.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_an_mp4_that_begins_between_keyframes_begins_at_the_next(tmp_path: Path, b_frames: int) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", 60, gop=15, b_frames=b_frames, options={"sc_threshold": "0"})
+    late = copy_from(whole, tmp_path / "late.mp4", 5)
+    info, (frames, times) = probe(late), decode_all(late)
+    assert info.num_frames == len(frames) == 45 and info.keyframes == (0, 15, 30)
+    np.testing.assert_allclose(info.times_s, np.array(times) - times[0], atol=1e-9)
+    np.testing.assert_array_equal(read_frames(info, [0, 20, 44]), frames[[0, 20, 44]])
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(late.read_bytes()[:-1])
+    _fails(cut, errors.TruncatedVideo, "after 44 of 45 frames")
 
 
 def test_avi_with_b_frames_is_refused_not_misread(tmp_path: Path) -> None:
