@@ -11,7 +11,6 @@ turns, so that other work on the machine meets all of them alike.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.common import facts, rounds
+from benchmarks.common import facts, rounds, write_result
 from pipelines import evaluate, train
 from pipelines.cluster import ray_session
 from pipelines.evaluate import EvaluateConfig
@@ -131,8 +130,8 @@ def _milliseconds(options: argparse.Namespace, seed: int) -> dict[str, float]:
 
 
 def _write(options: argparse.Namespace, rows: Mapping[str, list[dict[str, float]]]) -> None:
-    about = facts() | vars(options)
-    Path(options.out, "claims.json").write_text(json.dumps({"about": about, "variants": rows}, indent=2))
+    steps = {stage: getattr(options, stage) for stage in ("align", "align_motion", "stills", "videos")}
+    write_result("claims", facts() | {"steps": steps, "variants": rows}, Path(options.out))
 
 
 def _slug(name: str) -> str:
