@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from pipelines.serve import chat, metrics
+from pipelines.serve.answers import answers_json
 from pipelines.serve.events import DESCRIPTION, stream
 from pipelines.serve.films import Tell
 from pipelines.serve.problems import described, install_handlers
@@ -68,7 +70,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
         response_model=None,
     )
-    async def ground(request: Request) -> dict[str, Any] | StreamingResponse:
+    async def ground(request: Request) -> Response:
         """One tube for each question: its span in seconds and frames, and a box on every frame of the span.
 
         Boxes are `[frame, x1, y1, x2, y2]` in pixels of the upright picture; frames count from 0 and `end_frame` is
@@ -80,12 +82,15 @@ def _add_api(app: FastAPI, service: Service) -> None:
             async with read_ground(request, service.config) as asked:
                 video = await _video(service, asked)
 
-            async def answer(tell: Tell = lambda _: None) -> dict[str, Any]:
-                tubes = await service.ground(video, asked.questions, asked.video, tell)
+            async def answer(tell: Tell = lambda _: None) -> str:
+                answers = await service.ground(video, asked.questions, asked.video, tell)
                 model = {name: service.facts[name] for name in ("model", "digest")}
-                return {"video": asked.video, "id": video.id, **model, "tubes": tubes}
+                head = {"video": asked.video, "id": video.id, **model}
+                return await asyncio.to_thread(answers_json, head, answers)
 
-            return stream(answer, place.pop_all().close) if asked.stream else await answer()
+            if asked.stream:
+                return stream(answer, place.pop_all().close)
+            return Response(await answer(), media_type="application/json")
 
     @app.post(
         "/v1/chat/completions",

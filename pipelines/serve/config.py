@@ -43,6 +43,7 @@ class ServeConfig(Config):
         max_upload_mb: cap of a request's body and of a fetched video, MiB. max_inline_mb: of a video inside JSON.
         upload_timeout_s: most seconds a client takes to send its request, and a fetched video to arrive.
         max_questions, max_question_chars: caps of questions in one request, and of their length.
+        max_boxes: of one request's answers, one a frame and question: what they may need of memory and time.
         max_requests: requests that may be in work or in line in one copy of the ingress; beyond, they get 429 at once.
         decoders: videos decoded at once in one copy of the ingress, each in a process that can be killed.
         decode_timeout_s, decode_memory_mb: a video that takes more time or memory to decode is refused.
@@ -73,6 +74,7 @@ class ServeConfig(Config):
     upload_timeout_s: float = Field(default=300.0, gt=0)
     max_questions: int = Field(default=64, ge=1)
     max_question_chars: int = Field(default=1000, ge=1)
+    max_boxes: int = Field(default=1_000_000, ge=1)
     max_requests: int = Field(default=36, ge=1)
     decoders: int = Field(default=2, ge=1)
     decode_timeout_s: float = Field(default=60.0, gt=0)

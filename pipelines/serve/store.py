@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from pipelines import storage
 from pipelines.serve.problems import Problem
 
 ID = re.compile(r"video-[0-9a-f]{40}")
-ABOUT, ASKED, CONTENT, INCOMING = "about.json", "asked.json", "content", ".incoming"
-TUBES_KEPT = 64
+ABOUT, CONTENT, INCOMING = "about.json", "content", ".incoming"
+ANSWER = "answer-"  # one file a question, in the order of their times of change
+ANSWERS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -96,22 +98,23 @@ class VideoStore:
         self._trim(keep=video.id)
         return self.get(video.id) or video
 
-    def remember(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> None:
-        """Keeps the answers to what was asked about ``video``, the latest last."""
-        asked = {tube["question"]: tube for tube in self.asked(video)}
-        for tube in tubes:
-            asked.pop(tube["question"], None)
-            asked[tube["question"]] = dict(tube)
+    def remember(self, video: Video, question: str, answer: str) -> None:
+        """Keeps the answer (JSON) to the question asked last about ``video``."""
+        name, now = _answer_name(question), time.time_ns()
         with suppress(FileNotFoundError), self.incoming() as folder:  # not found: the video has left in the meantime
-            storage.write_json(folder / ASKED, list(asked.values())[-TUBES_KEPT:])
-            os.replace(folder / ASKED, self.root / video.id / ASKED)
+            storage.write_text(folder / name, answer)
+            os.utime(folder / name, ns=(now, now))  # a file system's own clock may tick too slowly to tell two apart
+            os.replace(folder / name, self.root / video.id / name)
+        for old in self._newest_first(video, ANSWER)[ANSWERS_KEPT:]:
+            old.unlink(missing_ok=True)
 
-    def asked(self, video: Video) -> list[dict[str, Any]]:
+    def asked(self, video: Video, question: str = "") -> str | None:
+        """The answer (JSON) to a question, default: the one asked last; None if it was not asked."""
         try:
-            tubes: list[dict[str, Any]] = storage.read_json(self.root / video.id / ASKED)
-        except OSError:
-            return []
-        return tubes
+            found = [self.root / video.id / _answer_name(question)] if question else self._newest_first(video, ANSWER)
+            return storage.read_text(found[0]) if found else None
+        except FileNotFoundError:
+            return None
 
     def folder(self, video: Video) -> Path:
         """For what is made of it."""
@@ -121,6 +124,15 @@ class VideoStore:
         """With all that was made of it; gone at once for whoever looks, if it was here at all."""
         with suppress(FileNotFoundError), self.incoming() as folder:
             os.rename(self.root / video_id, folder / video_id)
+
+    def _newest_first(self, video: Video, prefix: str) -> list[Path]:
+        found = []
+        with suppress(FileNotFoundError), os.scandir(self.root / video.id) as files:
+            for file in files:
+                if file.name.startswith(prefix):
+                    with suppress(FileNotFoundError):
+                        found.append((file.stat().st_mtime_ns, Path(file.path)))
+        return [path for _, path in sorted(found, reverse=True)]
 
     def _trim(self, keep: str) -> None:
         folders = sorted(self._folders())
@@ -155,6 +167,10 @@ def address_id(uri: str, version: str) -> str:
 def save_upload(upload: IO[bytes], path: Path) -> None:
     with path.open("wb") as file:
         shutil.copyfileobj(upload, file, 1 << 20)
+
+
+def _answer_name(question: str) -> str:
+    return f"{ANSWER}{hashlib.sha256(question.encode(errors='surrogatepass')).hexdigest()[:40]}.json"
 
 
 def _id(digest: str) -> str:

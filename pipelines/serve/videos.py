@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -105,12 +105,12 @@ class Videos:
 
         return read
 
-    async def draw(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> Path:
-        """An MP4 of the video with these tubes (in JSON form) drawn in; drawn once. Raises Problem: 422."""
-        digest = hashlib.sha256(json.dumps(tubes, sort_keys=True).encode()).hexdigest()[:16]
+    async def draw(self, video: Video, answers: Sequence[str]) -> Path:
+        """An MP4 of the video with these answers (JSON) drawn in; drawn once. Raises Problem: 422."""
+        digest = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
         path = self.store.folder(video) / f"overlay-{digest}.mp4"
         if not path.exists():
-            drawn = [Tube.from_dict(tube) for tube in tubes]
+            drawn = await asyncio.to_thread(lambda: [Tube.from_dict(json.loads(answer)) for answer in answers])
             try:
                 async with self._drawers.one() as child:
                     await asyncio.to_thread(child.run, draw_overlay, video.path, drawn, str(path))

@@ -13,7 +13,7 @@ from serving import QUESTIONS, untrained
 
 from pipelines.serve.model import answer_batch
 from pipelines.serve.service import Ask
-from pipelines.serve.store import CONTENT, Video, VideoStore, content_id, save_upload
+from pipelines.serve.store import ANSWERS_KEPT, CONTENT, Video, VideoStore, content_id, save_upload
 from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
@@ -51,10 +51,15 @@ def test_the_one_unused_for_longest_leaves(tmp_path):
 def test_what_was_asked_is_remembered_in_order(tmp_path):
     store = VideoStore(tmp_path, 1000)
     video = put(store, b"x")
-    assert store.asked(video) == []
-    store.remember(video, [{"question": "a", "n": 1}, {"question": "b", "n": 1}])
-    store.remember(video, [{"question": "a", "n": 2}])
-    assert store.asked(video) == [{"question": "b", "n": 1}, {"question": "a", "n": 2}]
+    assert store.asked(video) is None and store.asked(video, "a") is None
+    for question, answer in (("a", "1"), ("b", "2"), ("a", "3")):
+        store.remember(video, question, answer)
+        assert store.asked(video) == answer
+    assert (store.asked(video, "a"), store.asked(video, "b")) == ("3", "2")
+    for number in range(ANSWERS_KEPT):
+        store.remember(video, f"{number} \ud800", str(number))
+    assert store.asked(video, "0 \ud800") == "0" and store.asked(video, "a") is None
+    assert len(list((tmp_path / video.id).glob("answer-*"))) == ANSWERS_KEPT
 
 
 @pytest.mark.parametrize("name", ["video-" + "0" * 40, "../x", "", "video-" + "0" * 39 + "/", ".incoming"])
@@ -111,14 +116,14 @@ def test_one_bad_request_costs_itself(predictor, clips):
 def test_what_was_removed_may_come_again(tmp_path):
     store = VideoStore(tmp_path, 1000)
     video = put(store, b"x" * 100)
-    store.remember(video, [{"question": "a"}])
+    store.remember(video, "a", "{}")
     store.remove(video.id)
     store.remove(video.id)  # somebody else was faster
     assert store.get(video.id) is None and not Path(video.path).exists() and not os.listdir(tmp_path / ".incoming")
-    store.remember(video, [{"question": "a"}])  # answered while it was removed: nothing is left behind
+    store.remember(video, "a", "{}")  # answered while it was removed: nothing is left behind
     assert sorted(os.listdir(tmp_path)) == [".incoming"]
     (tmp_path / video.id).mkdir()
-    (tmp_path / video.id / "asked.json").write_text("[]")  # half a video, as an interrupted removal leaves it
+    (tmp_path / video.id / "answer-1.json").write_text("[]")  # half a video, as an interrupted removal leaves it
     again = put(store, b"x" * 100)
     assert store.get(again.id) == again and Path(again.path).read_bytes() == b"x" * 100
 
@@ -130,7 +135,7 @@ def test_many_threads_add_ask_and_remove(tmp_path):
     def work(number):
         store, content = stores[number % 2], bytes([number % 5]) * 400
         video = put(store, content)
-        store.remember(video, [{"question": str(number)}])
+        store.remember(video, str(number), "{}")
         if number % 3 == 0:
             store.remove(video.id)
         return store.get(video.id)

@@ -1,0 +1,119 @@
+"""The whole ingress over its real store, decoders and routes; the model answers in this process, without Ray Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import tracemalloc
+from contextlib import asynccontextmanager
+
+import httpx
+import numpy as np
+import pytest
+from serving import QUESTIONS, ModelHere, assert_problem, events
+
+from pipelines.serve.answers import Answer, answers_json
+from pipelines.serve.app import build_app
+from pipelines.serve.chat import answer_text
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.service import Service
+from spacevllm.predictor import Predictor
+from spacevllm.tube import Span, Tube
+from tests.conftest import write_mp4
+
+
+@pytest.fixture(scope="module")
+def predictor(decided_model):
+    return Predictor.load(decided_model)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_mp4(tmp_path_factory.mktemp("ingress") / "clip.mp4")
+
+
+@asynccontextmanager
+async def ingress(model, folder, **options):
+    """The service and a client of it."""
+    service = Service(ServeConfig(model="m", **{"decoders": 1} | options), model, str(folder))
+    app = build_app(service)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            yield service, client
+
+
+async def send(client, clip, questions=QUESTIONS, **data):
+    file = {"file": ("clip.mp4", clip.read_bytes())}
+    return await client.post("/v1/ground", files=file, data={"question": questions, **data})
+
+
+SECOND = Span(0.0, 1.0)
+
+
+def tube(boxes, span=SECOND):
+    corners = np.arange(4 * boxes, dtype=np.float32).reshape(-1, 4) / 7
+    begin = 5 if span else 0
+    return Tube("a.mp4", "what?", "é", span, begin, begin + boxes, corners, 8.0, boxes + 5, 64, 48, 9.0)
+
+
+@pytest.mark.parametrize("boxes", [0, 1, 1000, 1001, 2500])
+def test_the_text_of_an_answer_is_its_json_form(boxes):
+    for one in (tube(boxes), tube(0, None)):
+        assert json.loads(Answer.of(one).text) == one.to_dict()
+    answers = [Answer.of(tube(boxes)), Answer.of(tube(0, None))]
+    assert json.loads(answers_json({"id": 1}, answers)) == {"id": 1, "tubes": [a.tube.to_dict() for a in answers]}
+
+
+def test_writing_an_answer_takes_little_more_memory_than_its_text():
+    one = tube(8_000)
+    tracemalloc.start()
+    try:
+        text = Answer.of(one).text
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * len(text)
+
+
+def test_answers_are_written_outside_the_event_loop(predictor, clip, tmp_path, monkeypatch):
+    writers = set()
+    written = Tube.to_dict
+    monkeypatch.setattr(Tube, "to_dict", lambda tube: writers.add(threading.current_thread()) or written(tube))
+
+    async def run():
+        async with ingress(ModelHere(predictor), tmp_path) as (_, client):
+            whole = await send(client, clip)
+            streamed = await send(client, clip, stream="true")
+            content = [{"type": "video_url", "video_url": {"url": whole.json()["id"]}}]
+            messages = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTIONS[0]}]}]
+            chat = await client.post("/v1/chat/completions", json={"messages": messages})
+            return whole.json(), streamed.text, chat.json()
+
+    whole, streamed, chat = asyncio.run(run())
+    assert writers and threading.main_thread() not in writers
+    assert [len(tube["boxes"]) for tube in whole["tubes"]] == [16, 16]
+    assert list(events(streamed.splitlines())) == [("result", whole)]
+    facts = json.loads(chat["choices"][0]["message"]["content"].split("\n")[1])
+    assert facts["boxes"] == whole["tubes"][0]["boxes"] and facts["span"] == [1.0, 3.0]
+
+
+def test_chat_says_what_could_not_be_read():
+    assert answer_text(tube(0, None)) == "No time could be read from the answer: é"
+
+
+def test_more_boxes_than_one_request_may_have_are_refused_at_once(predictor, clip, tmp_path):
+    model = ModelHere(predictor)
+
+    async def run():
+        async with ingress(model, tmp_path, max_boxes=47) as (_, client):  # the clip has 24 frames
+            one = await send(client, clip, QUESTIONS[:1])
+            assert one.status_code == 200
+            asked = model.asked
+            assert_problem(await send(client, clip), 422, "too_many_boxes")
+            overlay = f"/v1/videos/{one.json()['id']}/overlay"
+            assert_problem(await client.get(overlay, params={"question": QUESTIONS}), 422, "too_many_boxes")
+            assert model.asked == asked
+
+    asyncio.run(run())
