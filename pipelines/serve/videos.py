@@ -9,14 +9,14 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from pipelines import storage
 from pipelines.serve import sources
+from pipelines.serve.children import Children
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
@@ -43,8 +43,8 @@ class Videos:
         self.num_frames, self.image_size = num_frames, image_size
         self.store = VideoStore(folder, config.store_mb << 20)
         self._frames = _Frames(config.frames_mb << 20)
-        self._decoders = _Pool(config.decoders, config.decode_timeout_s, config.decode_memory_mb)
-        self._drawers = _Pool(1, config.draw_timeout_s, config.decode_memory_mb)
+        self._decoders = Children("decode", config.decoders, config.decode_timeout_s, config.decode_memory_mb)
+        self._drawers = Children("draw", 1, config.draw_timeout_s, config.decode_memory_mb)
 
     async def receive(self, upload: IO[bytes], name: str) -> Video:
         """A video that was sent. Raises Problem: 422 if it cannot be decoded."""
@@ -110,10 +110,8 @@ class Videos:
         digest = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
         path = self.store.folder(video) / f"overlay-{digest}.mp4"
         if not path.exists():
-            drawn = await asyncio.to_thread(lambda: [Tube.from_dict(json.loads(answer)) for answer in answers])
             try:
-                async with self._drawers.one() as child:
-                    await asyncio.to_thread(child.run, draw_overlay, video.path, drawn, str(path))
+                await self._drawers.run(partial(_draw, video, answers, path))
             except VideoError as error:
                 raise refusal(error, video) from None
             except FileNotFoundError:
@@ -166,10 +164,17 @@ class Videos:
 
     async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
         limits: dict[str, Any] = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
-        async with self._decoders.one() as child:
-            sample = partial(child.sample, path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
+
+        def sample(child: GuardedSampler) -> SampledFrames:
             with DECODE_SECONDS.time():
-                return await asyncio.to_thread(sample)
+                return child.sample(path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
+
+        return await self._decoders.run(sample)
+
+
+def _draw(video: Video, answers: Sequence[str], path: Path, child: GuardedSampler) -> None:
+    if not path.exists():  # somebody else may have had it drawn while this waited
+        child.run(draw_overlay, video.path, [Tube.from_dict(json.loads(answer)) for answer in answers], str(path))
 
 
 def gone(video_id: str) -> Problem:
@@ -183,27 +188,6 @@ def refusal(error: VideoError, video: Video) -> Problem:
     detail = str(error).replace(video.path, video.name)
     log.warning("%s: %s", error.reason, detail)
     return Problem(422, error.reason, detail)
-
-
-class _Pool:
-    """Processes that can be killed, each for one video at a time."""
-
-    def __init__(self, count: int, timeout_s: float, memory_mb: int | None) -> None:
-        self.free: asyncio.Queue[GuardedSampler] = asyncio.Queue()
-        for _ in range(count):
-            self.free.put_nowait(GuardedSampler(timeout_s, memory_mb))
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[GuardedSampler]:
-        child = await self.free.get()
-        try:
-            yield child
-        finally:
-            self.free.put_nowait(child)  # one that a cancelled request left busy lets the next wait
-
-    def close(self) -> None:
-        while not self.free.empty():
-            self.free.get_nowait().close()
 
 
 class _Frames:
