@@ -50,7 +50,7 @@ class ServeConfig(Config):
         draw_timeout_s: most seconds for one overlay; with the same memory.
         max_pixels, max_frames, max_duration_s: largest picture (width × height) and longest video taken.
         store: folder for videos that were sent; ``""``: a temporary one. Several machines need a shared one.
-        store_mb: MiB of it; the videos unused for longest leave first.
+        store_mb: MiB of it, answers and drawings included; the videos unused for longest leave first.
         memory_mb: MiB on the device for videos that were asked about, so that asking again reads nothing; 0: none.
         host_memory_mb: MiB of host memory for those that have to leave the device.
         frames_mb: MiB of an ingress's memory for frames of videos that were not asked about yet.

@@ -22,10 +22,11 @@ from typing import IO, Any
 from pipelines import storage
 from pipelines.serve.problems import Problem
 
+LEFT_S = 24 * 3600.0  # nothing is on its way in for so long
 ID = re.compile(r"video-[0-9a-f]{40}")
 ABOUT, CONTENT, INCOMING = "about.json", "content", ".incoming"
-ANSWER = "answer-"  # one file a question, in the order of their times of change
-ANSWERS_KEPT = 64
+ANSWER, DRAWING = "answer-", "overlay-"  # one file each, in the order of their times of change
+ANSWERS_KEPT, DRAWINGS_KEPT = 64, 4  # of one video
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,20 @@ class VideoStore:
         self.root = Path(folder)
         self.max_bytes = max_bytes
         (self.root / INCOMING).mkdir(parents=True, exist_ok=True)
+        self._sweep()
 
     @contextmanager
     def incoming(self) -> Iterator[Path]:
         """An empty folder for a video on its way in; what is left of it at the end is removed."""
         with tempfile.TemporaryDirectory(dir=self.root / INCOMING, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left; what other copies of the ingress are at work on is younger."""
+        for left in os.scandir(self.root / INCOMING):
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    shutil.rmtree(left.path, ignore_errors=True)
 
     def get(self, video_id: str) -> Video | None:
         """None if it was never here, has left, or is a file that has changed."""
@@ -95,7 +104,7 @@ class VideoStore:
                 if self.get(video.id):  # somebody else has just added the same
                     break
                 self.remove(video.id)  # half a video, as a killed process leaves it
-        self._trim(keep=video.id)
+        self.trim(keep=video.id)
         return self.get(video.id) or video
 
     def remember(self, video: Video, question: str, answer: str) -> None:
@@ -116,9 +125,23 @@ class VideoStore:
         except FileNotFoundError:
             return None
 
-    def folder(self, video: Video) -> Path:
-        """For what is made of it."""
-        return self.root / video.id
+    def drawing(self, video: Video, key: str) -> Path | None:
+        """What was drawn under ``key``; None if it was not, or is gone."""
+        path = self.root / video.id / f"{DRAWING}{key}.mp4"
+        try:
+            os.utime(path)  # the one used last stays longest
+        except FileNotFoundError:
+            return None
+        return path
+
+    def add_drawing(self, video: Video, key: str, drawn: Path) -> Path:
+        """Moves a drawing here and makes room for it. Raises FileNotFoundError: the video has left."""
+        path = self.root / video.id / f"{DRAWING}{key}.mp4"
+        os.replace(drawn, path)
+        for old in self._newest_first(video, DRAWING)[DRAWINGS_KEPT:]:
+            old.unlink(missing_ok=True)
+        self.trim(keep=video.id)
+        return path
 
     def remove(self, video_id: str) -> None:
         """With all that was made of it; gone at once for whoever looks, if it was here at all."""
@@ -134,7 +157,8 @@ class VideoStore:
                         found.append((file.stat().st_mtime_ns, Path(file.path)))
         return [path for _, path in sorted(found, reverse=True)]
 
-    def _trim(self, keep: str) -> None:
+    def trim(self, keep: str) -> None:
+        """Removes the videos unused for longest, but for ``keep``, until the rest is within the budget."""
         folders = sorted(self._folders())
         total = sum(size for _, size, _ in folders)
         for _, size, name in folders:

@@ -107,16 +107,15 @@ class Videos:
 
     async def draw(self, video: Video, answers: Sequence[str]) -> Path:
         """An MP4 of the video with these answers (JSON) drawn in; drawn once. Raises Problem: 422."""
-        digest = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
-        path = self.store.folder(video) / f"overlay-{digest}.mp4"
-        if not path.exists():
-            try:
-                await self._drawers.run(partial(_draw, video, answers, path))
-            except VideoError as error:
-                raise refusal(error, video) from None
-            except FileNotFoundError:
-                raise gone(video.id) from None
-        return path
+        key = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
+        if path := await asyncio.to_thread(self.store.drawing, video, key):
+            return path
+        try:
+            return await self._drawers.run(partial(self._draw, video, answers, key))
+        except VideoError as error:
+            raise refusal(error, video) from None
+        except FileNotFoundError:
+            raise gone(video.id) from None
 
     def close(self) -> None:
         self._decoders.close()
@@ -171,10 +170,13 @@ class Videos:
 
         return await self._decoders.run(sample)
 
-
-def _draw(video: Video, answers: Sequence[str], path: Path, child: GuardedSampler) -> None:
-    if not path.exists():  # somebody else may have had it drawn while this waited
-        child.run(draw_overlay, video.path, [Tube.from_dict(json.loads(answer)) for answer in answers], str(path))
+    def _draw(self, video: Video, answers: Sequence[str], key: str, child: GuardedSampler) -> Path:
+        if path := self.store.drawing(video, key):  # somebody else had it drawn while this waited
+            return path
+        tubes = [Tube.from_dict(json.loads(answer)) for answer in answers]
+        with self.store.incoming() as folder:  # a child that is killed leaves a part of it
+            drawn: Path = child.run(draw_overlay, video.path, tubes, str(folder / "overlay.mp4"))
+            return self.store.add_drawing(video, key, drawn)
 
 
 def gone(video_id: str) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import tracemalloc
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from pipelines.serve.answers import Answer, answers_json
 from pipelines.serve.app import build_app
 from pipelines.serve.chat import answer_text
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.problems import Problem
 from pipelines.serve.service import Service
 from spacevllm.predictor import Predictor
 from spacevllm.tube import Span, Tube
@@ -97,6 +99,28 @@ def test_answers_are_written_outside_the_event_loop(predictor, clip, tmp_path, m
     assert list(events(streamed.splitlines())) == [("result", whole)]
     facts = json.loads(chat["choices"][0]["message"]["content"].split("\n")[1])
     assert facts["boxes"] == whole["tubes"][0]["boxes"] and facts["span"] == [1.0, 3.0]
+
+
+def test_a_drawing_that_is_given_up_leaves_nothing(predictor, tmp_path):
+    """Its process is killed in the middle; and a video of the media root that has left stays away."""
+    clip = write_mp4(tmp_path / "media" / "clip.mp4")
+
+    async def run(folder, **options):
+        async with ingress(ModelHere(predictor), folder, media_root=str(clip.parent), **options) as (service, client):
+            video = (await client.post("/v1/videos", json={"uri": "clip.mp4"})).json()["id"]
+            await client.post("/v1/ground", json={"video": video, "question": QUESTIONS[0]})
+            kept = await service.videos.get(video)
+            if options:
+                assert_problem(await client.get(f"/v1/videos/{video}/overlay"), 422, "timeout")
+                assert not list(folder.rglob("*.part"))
+            await client.delete(f"/v1/videos/{video}")
+            with pytest.raises(Problem) as gone:
+                await service.videos.draw(kept, [Answer.of(tube(1)).text])
+            assert gone.value.reason == ("timeout" if options else "unknown_video")
+            assert os.listdir(folder) == [".incoming"] and not os.listdir(folder / ".incoming")
+
+    asyncio.run(run(tmp_path / "whole"))
+    asyncio.run(run(tmp_path / "killed", draw_timeout_s=0.01))
 
 
 def test_chat_says_what_could_not_be_read():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from serving import QUESTIONS, untrained
 
 from pipelines.serve.model import answer_batch
 from pipelines.serve.service import Ask
-from pipelines.serve.store import ANSWERS_KEPT, CONTENT, Video, VideoStore, content_id, save_upload
+from pipelines.serve.store import (
+    ANSWERS_KEPT,
+    CONTENT,
+    DRAWINGS_KEPT,
+    LEFT_S,
+    Video,
+    VideoStore,
+    content_id,
+    save_upload,
+)
 from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
@@ -126,6 +136,40 @@ def test_what_was_removed_may_come_again(tmp_path):
     (tmp_path / video.id / "answer-1.json").write_text("[]")  # half a video, as an interrupted removal leaves it
     again = put(store, b"x" * 100)
     assert store.get(again.id) == again and Path(again.path).read_bytes() == b"x" * 100
+
+
+def drawn(store, video, key, content=b"x" * 100):
+    with store.incoming() as folder:
+        (folder / "a.mp4").write_bytes(content)
+        return store.add_drawing(video, key, folder / "a.mp4")
+
+
+def test_drawings_count_and_a_video_has_few(tmp_path):
+    store = VideoStore(tmp_path, 2500)
+    first, second = put(store, b"a" * 400), put(store, b"b" * 400)
+    os.utime(tmp_path / first.id, (1, 1))
+    for number in range(DRAWINGS_KEPT + 1):
+        assert drawn(store, second, str(number)).read_bytes() == b"x" * 100
+        os.utime(store.drawing(second, str(number)), (number, number))
+    kept = [number for number in range(DRAWINGS_KEPT + 1) if store.drawing(second, str(number))]
+    assert kept == list(range(1, DRAWINGS_KEPT + 1)) and store.get(first.id)
+    os.utime(tmp_path / first.id, (1, 1))
+    drawn(store, second, "large", b"x" * 1500)
+    assert store.get(first.id) is None and store.get(second.id) == second
+    store.remove(second.id)
+    with pytest.raises(FileNotFoundError):
+        drawn(store, second, "too late")
+    assert sorted(os.listdir(tmp_path)) == [".incoming"] and not os.listdir(tmp_path / ".incoming")
+
+
+def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path):
+    VideoStore(tmp_path, 1000)
+    for name, age in (("left", LEFT_S + 60), ("at_work", 60)):
+        (tmp_path / ".incoming" / name).mkdir()
+        (tmp_path / ".incoming" / name / CONTENT).write_bytes(b"x")
+        os.utime(tmp_path / ".incoming" / name, (time.time() - age,) * 2)
+    VideoStore(tmp_path, 1000)
+    assert os.listdir(tmp_path / ".incoming") == ["at_work"]
 
 
 def test_many_threads_add_ask_and_remove(tmp_path):
