@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -26,8 +28,11 @@ from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.windows import is_film
 
+log = logging.getLogger(__name__)
+
 READY_TIMEOUT_S = 10.0
 BUSY = Problem(429, "busy", "too many requests are waiting: try again in a moment", {"retry-after": "1"})
+NOT_THERE = Problem(503, "not_ready", "the model is not there: try again in a moment", {"retry-after": "1"})
 _KNOWN = 10_000  # videos that the model may remember: names only
 
 
@@ -173,8 +178,9 @@ class Service:
             tubes: list[Tube] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
         except BackPressureError:
             raise BUSY from None
-        except DeploymentUnavailableError:
-            raise Problem(503, "not_ready", "the model is not there") from None
+        except (DeploymentUnavailableError, RayActorError) as error:  # the second: its copy died while it answered
+            log.warning("the model is not there: %s", error)
+            raise NOT_THERE from None
         return tubes
 
     def _note(self, video_id: str) -> None:

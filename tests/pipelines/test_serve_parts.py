@@ -7,9 +7,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from serving import QUESTIONS, untrained
 
 from pipelines.serve.model import answer_batch
@@ -114,6 +116,23 @@ def test_what_is_not_worth_remembering_is_not_remembered(predictor, clips):
     before = predictor.memories.stats
     [[tube]] = answer_batch(predictor, [Ask("film@0.000", QUESTIONS[:1], clips[0], keep=False)])
     assert tube.question == QUESTIONS[0] and predictor.memories.stats == before
+
+
+def test_what_cannot_be_recalled_is_asked_for_again(predictor, clips):
+    """The device has no room left for a video that comes back from host memory."""
+
+    class NoRoom(VideoMemories):
+        lost: ClassVar[set] = set()
+
+        def get(self, key):
+            if key not in self.lost:
+                self.lost.add(key)
+                raise torch.OutOfMemoryError("no room on the device")
+            return super().get(key)
+
+    full = Predictor(predictor.model, predictor.processor, memories=NoRoom(1 << 30))
+    unknown, known = answer_batch(full, [Ask("0", QUESTIONS), Ask("1", QUESTIONS, clips[1])])
+    assert unknown is None and [tube.question for tube in known] == QUESTIONS
 
 
 def test_one_bad_request_costs_itself(predictor, clips):
