@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from pipelines.serve.answers import compact
 from pipelines.serve.problems import Problem, bug
@@ -22,6 +23,8 @@ DESCRIPTION = (
     "with `stream`: events `progress` (`done` of `total` windows, `best` answer so far a question), "
     "then one `result` (the JSON answer) or `problem` (a problem document)"
 )
+
+STOPPED = Problem(503, "stopped", "the server gave the request up: ask again")
 
 Work = Callable[[Callable[[Walked], None]], Awaitable[str]]
 
@@ -50,26 +53,42 @@ def stream(work: Work, ended: Callable[[], None]) -> StreamingResponse:
         except Exception as error:
             log.exception("a streamed request failed")
             send(event("problem", compact(bug(error).document())))
+
+    def over(_: asyncio.Task[None]) -> None:
+        ended()
         send(None)
 
     task = asyncio.create_task(run())
-    task.add_done_callback(lambda _: ended())
-    return StreamingResponse(_sent(events, task), media_type="text/event-stream", headers=HEADERS)
+    task.add_done_callback(over)
+    return _EventStream(events, task)
+
+
+class _EventStream(StreamingResponse):
+    """Sends events until there is None; when it is no longer sent, wherever it was, its work is cancelled."""
+
+    def __init__(self, events: asyncio.Queue[str | None], task: asyncio.Task[None]) -> None:
+        self.task = task
+        super().__init__(_sent(events, task), media_type="text/event-stream", headers=HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.task.cancel()
 
 
 async def _sent(events: asyncio.Queue[str | None], task: asyncio.Task[None]) -> AsyncIterator[str]:
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    text = await events.get()
-            except TimeoutError:
-                text = ":\n\n"
-            if text is None:
-                return
-            yield text
-    finally:
-        task.cancel()
+    while True:
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                text = await events.get()
+        except TimeoutError:
+            text = ":\n\n"
+        if text is None:
+            break
+        yield text
+    if task.cancelled():  # not by the reader, who is still here
+        yield event("problem", compact(STOPPED.document()))
 
 
 def event(name: str, data: str) -> str:
