@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 from contextlib import asynccontextmanager
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -121,6 +122,26 @@ def test_a_drawing_that_is_given_up_leaves_nothing(predictor, tmp_path):
 
     asyncio.run(run(tmp_path / "whole"))
     asyncio.run(run(tmp_path / "killed", draw_timeout_s=0.01))
+
+
+def test_frame_times_are_told_where_the_rate_varies(tmp_path, predictor, clip):
+    uneven = tmp_path / "uneven.mkv"
+    with av.open(str(uneven), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in (0, 1, 2, 3, 11):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+    async def run():
+        async with ingress(ModelHere(predictor), tmp_path / "store") as (_, client):
+            sent = [await client.post("/v1/videos", files={"file": file.read_bytes()}) for file in (uneven, clip)]
+            return [answer.json()["probe"] for answer in sent]
+
+    varying, even = asyncio.run(run())
+    assert varying["times_s"] == [0, 0.125, 0.25, 0.375, 1.375] and "times_s" not in even
 
 
 def test_chat_says_what_could_not_be_read():
