@@ -53,7 +53,7 @@ class ServeConfig(Config):
         store_mb: MiB of it, answers and drawings included; the videos unused for longest leave first.
         memory_mb: MiB on the device for videos that were asked about, so that asking again reads nothing; 0: none.
         host_memory_mb: MiB of host memory for those that have to leave the device.
-        frames_mb: MiB of an ingress's memory for frames of videos that were not asked about yet.
+        frames_mb: MiB of an ingress's memory for frames of videos that were not asked about yet; films are not kept.
         batch_frames: frames that the model takes on at once; batch_wait_s: how long a batch waits for company.
         shutdown_s: after SIGTERM, requests in work have so many seconds to end.
         ingress, replicas: copies of the ingress (CPU) and of the model.

@@ -91,7 +91,7 @@ class VideoStore:
         return video
 
     def add(self, incoming: Path, video: Video) -> Video:
-        """Keeps ``incoming``, which may hold ``content``, as ``video``; makes room for it."""
+        """Keeps ``incoming``, which may hold ``content``, as ``video``; then ``trim`` makes room for it."""
         target = self.root / video.id
         if not video.version:
             video = Video(**{**asdict(video), "path": str(target / CONTENT)})
@@ -104,7 +104,6 @@ class VideoStore:
                 if self.get(video.id):  # somebody else has just added the same
                     break
                 self.remove(video.id)  # half a video, as a killed process leaves it
-        self.trim(keep=video.id)
         return self.get(video.id) or video
 
     def remember(self, video: Video, question: str, answer: str) -> None:
@@ -135,12 +134,11 @@ class VideoStore:
         return path
 
     def add_drawing(self, video: Video, key: str, drawn: Path) -> Path:
-        """Moves a drawing here and makes room for it. Raises FileNotFoundError: the video has left."""
+        """Moves a drawing here; then ``trim`` makes room for it. Raises FileNotFoundError: the video has left."""
         path = self.root / video.id / f"{DRAWING}{key}.mp4"
         os.replace(drawn, path)
         for old in self._newest_first(video, DRAWING)[DRAWINGS_KEPT:]:
             old.unlink(missing_ok=True)
-        self.trim(keep=video.id)
         return path
 
     def remove(self, video_id: str) -> None:
@@ -157,16 +155,19 @@ class VideoStore:
                         found.append((file.stat().st_mtime_ns, Path(file.path)))
         return [path for _, path in sorted(found, reverse=True)]
 
-    def trim(self, keep: str) -> None:
-        """Removes the videos unused for longest, but for ``keep``, until the rest is within the budget."""
+    def trim(self, keep: str) -> list[str]:
+        """Removes the videos unused for longest, but for ``keep``, until the rest is within the budget; their ids."""
+        removed: list[str] = []
         folders = sorted(self._folders())
         total = sum(size for _, size, _ in folders)
         for _, size, name in folders:
             if total <= self.max_bytes:
-                return
+                break
             if name != keep:
                 self.remove(name)
+                removed.append(name)
                 total -= size
+        return removed
 
     def _folders(self) -> Iterator[tuple[float, int, str]]:
         """When each was used last, its bytes and its name; one that leaves meanwhile is left out."""

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipelines import storage
 from pipelines.serve import sources
 from pipelines.serve.children import Children
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
@@ -29,6 +29,7 @@ from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+from spacevllm.windows import is_film
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Videos:
         self.config = config
         self.num_frames, self.image_size = num_frames, image_size
         self.store = VideoStore(folder, config.store_mb << 20)
-        self._frames = _Frames(config.frames_mb << 20)
+        self._frames = KeptFrames(config.frames_mb << 20)
         self._decoders = Children("decode", config.decoders, config.decode_timeout_s, config.decode_memory_mb)
         self._drawers = Children("draw", 1, config.draw_timeout_s, config.decode_memory_mb)
 
@@ -113,11 +114,13 @@ class Videos:
         if path := await asyncio.to_thread(self.store.drawing, video, key):
             return path
         try:
-            return await self._drawers.run(partial(self._draw, video, answers, key))
+            path = await self._drawers.run(partial(self._draw, video, answers, key))
         except VideoError as error:
             raise refusal(error, video) from None
         except FileNotFoundError:
             raise gone(video.id) from None
+        await self._make_room(video)
+        return path
 
     def close(self) -> None:
         self._decoders.close()
@@ -145,11 +148,19 @@ class Videos:
         video = Video(video_id, name, path, version, {})
         clip = await self._decode(path, video)
         video = Video(video_id, name, path, version, _facts(clip.info))
-        self._frames.put(video_id, clip)
+        if not is_film(clip.info.duration_s, self.num_frames):  # films are read window by window
+            self._frames.put(video_id, clip)
         if folder is not None:
-            return await asyncio.to_thread(self.store.add, folder, video)
-        with self.store.incoming() as empty:
-            return await asyncio.to_thread(self.store.add, empty, video)
+            added = await asyncio.to_thread(self.store.add, folder, video)
+        else:
+            with self.store.incoming() as empty:
+                added = await asyncio.to_thread(self.store.add, empty, video)
+        await self._make_room(added)
+        return added
+
+    async def _make_room(self, video: Video) -> None:
+        for removed in await asyncio.to_thread(self.store.trim, video.id):
+            self._frames.drop(removed)
 
     async def _decode(self, path: str, video: Video) -> SampledFrames:
         try:
@@ -192,32 +203,6 @@ def refusal(error: VideoError, video: Video) -> Problem:
     detail = str(error).replace(video.path, video.name)
     log.warning("%s: %s", error.reason, detail)
     return Problem(422, error.reason, detail)
-
-
-class _Frames:
-    """Decoded videos within a byte budget, the one used longest ago leaves first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self.kept: OrderedDict[str, SampledFrames] = OrderedDict()
-
-    def get(self, key: str) -> SampledFrames | None:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-        return self.kept.get(key)
-
-    def drop(self, key: str) -> None:
-        if clip := self.kept.pop(key, None):
-            self.bytes -= clip.frames.nbytes
-
-    def put(self, key: str, clip: SampledFrames) -> None:
-        if key in self.kept:
-            return
-        self.kept[key] = clip
-        self.bytes += clip.frames.nbytes
-        while self.bytes > self.max_bytes:
-            self.bytes -= self.kept.popitem(last=False)[1].frames.nbytes
 
 
 def _facts(info: VideoInfo) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from spacevllm.video.sampling import uniform_indices
 Backend = Literal["pyav", "decord"]
 _Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
 
+_KEYFRAME_BYTES = 40  # an int and its place in a tuple
 SEEK_GAIN = 4  # frames; a seek throws away what the decoder holds back for reordering, so it has to save more
 _DECORD_CONTAINERS = ("mp4", "matroska")  # decord 0.6 gives other frames for MPEG-TS and no times for AVI
 
@@ -49,6 +50,13 @@ class SampledFrames:
     times_s: np.ndarray
     frames: np.ndarray
     part: Span | None = field(default=None, kw_only=True)
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds, in bytes: besides the frames the times and keyframes of all the video."""
+        info = self.info
+        arrays = (self.indices, self.times_s, self.frames, info.times_s, info.pts)
+        return sum(array.nbytes for array in arrays) + _KEYFRAME_BYTES * len(info.keyframes)
 
 
 def shown_part(clip: SampledFrames) -> Span:

@@ -13,7 +13,7 @@ import av
 import httpx
 import numpy as np
 import pytest
-from serving import QUESTIONS, ModelHere, assert_problem, events
+from serving import QUESTIONS, ModelHere, assert_problem, events, write_film
 
 from pipelines.serve.answers import Answer, answers_json
 from pipelines.serve.app import build_app
@@ -23,6 +23,7 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.service import Service
 from spacevllm.predictor import Predictor
 from spacevllm.tube import Span, Tube
+from spacevllm.windows import SECONDS_PER_FRAME
 from tests.conftest import write_mp4
 
 
@@ -142,6 +143,27 @@ def test_frame_times_are_told_where_the_rate_varies(tmp_path, predictor, clip):
 
     varying, even = asyncio.run(run())
     assert varying["times_s"] == [0, 0.125, 0.25, 0.375, 1.375] and "times_s" not in even
+
+
+def test_frames_are_kept_only_of_what_can_be_asked_at_once(tmp_path, predictor):
+    """Not of films, nor of videos that made room for others."""
+    seconds = int(SECONDS_PER_FRAME * predictor.num_frames) + 1
+    film = write_film(tmp_path / "film.mp4", seconds)
+    files = [write_mp4(tmp_path / f"{i}.mp4", size=(640, 480), shade=60 * i) for i in range(4)]
+    sizes = [path.stat().st_size for path in files]
+
+    async def run():
+        async with ingress(ModelHere(predictor), tmp_path / "store", store_mb=1) as (service, client):
+            service.videos.store.max_bytes = sum(sizes[:2]) + 3000
+            ids = [
+                (await client.post("/v1/videos", files={"file": path.read_bytes()})).json()["id"]
+                for path in (film, *files)
+            ]
+            kept = list(service.videos._frames.kept)
+            there = [name for name in ids if service.videos.store.get(name)]
+            assert kept == [name for name in there if name != ids[0]] and 0 < len(kept) < len(files)
+
+    asyncio.run(run())
 
 
 def test_chat_says_what_could_not_be_read():

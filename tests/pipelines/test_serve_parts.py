@@ -6,6 +6,7 @@ import io
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from serving import QUESTIONS, untrained
 
+from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.model import answer_batch
 from pipelines.serve.service import Ask
 from pipelines.serve.store import (
@@ -36,7 +38,9 @@ def put(store, content, name="a.mp4"):
     with store.incoming() as folder:
         save_upload(io.BytesIO(content), folder / CONTENT)
         video = Video(content_id(folder / CONTENT), name, str(folder / CONTENT), "", {"fps": 8.0})
-        return store.add(folder, video)
+        added = store.add(folder, video)
+    store.trim(keep=added.id)
+    return added
 
 
 def test_the_same_bytes_are_kept_once(tmp_path):
@@ -174,11 +178,27 @@ def test_drawings_count_and_a_video_has_few(tmp_path):
     assert kept == list(range(1, DRAWINGS_KEPT + 1)) and store.get(first.id)
     os.utime(tmp_path / first.id, (1, 1))
     drawn(store, second, "large", b"x" * 1500)
+    assert store.trim(keep=second.id) == [first.id]
     assert store.get(first.id) is None and store.get(second.id) == second
     store.remove(second.id)
     with pytest.raises(FileNotFoundError):
         drawn(store, second, "too late")
     assert sorted(os.listdir(tmp_path)) == [".incoming"] and not os.listdir(tmp_path / ".incoming")
+
+
+def test_kept_frames_count_all_that_they_hold(clips):
+    """An intra-only video of 54,000 frames: its times and keyframes are larger than what the model sees of it."""
+    numbers = np.arange(54_000)
+    long = replace(clips[0].info, times_s=numbers / 8, pts=numbers, keyframes=tuple(range(54_000)))
+    clip = replace(clips[0], info=long)
+    assert clip.nbytes > clip.frames.nbytes + 54_000 * (8 + 8 + 36)
+    kept = KeptFrames(3 * clip.nbytes)
+    for key in "abcd":
+        kept.put(key, clip)
+    assert list(kept.kept) == list("bcd") and kept.bytes == 3 * clip.nbytes
+    for key in "abcd":
+        kept.drop(key)
+    assert kept.bytes == 0
 
 
 def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path):
