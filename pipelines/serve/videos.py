@@ -78,9 +78,16 @@ class Videos:
     async def get(self, video_id: str) -> Video:
         """A video by its id alone. Raises Problem: 404."""
         video = await asyncio.to_thread(self.store.get, video_id)
-        if video is None:
+        if video is None or (video.version and not self._may_be_named(video.path)):
             raise gone(video_id)
         return video
+
+    def _may_be_named(self, path: str) -> bool:
+        """A store may outlive the media root of the server that filled it."""
+        try:
+            return sources.resolve(path, self.config.media_root, self.config.allowed_uris) == path
+        except Problem:
+            return False
 
     async def remove(self, video_id: str) -> None:
         """Forgets a video, its answers and its drawings; a file below the media root stays. Raises Problem: 404."""

@@ -166,6 +166,27 @@ def test_frames_are_kept_only_of_what_can_be_asked_at_once(tmp_path, predictor):
     asyncio.run(run())
 
 
+def test_an_id_opens_no_file_outside_the_media_root_of_today(tmp_path, predictor):
+    """The store is that of a server with another media root."""
+    write_mp4(tmp_path / "media" / "in" / "clip.mp4")
+    outside = write_mp4(tmp_path / "media" / "clip.mp4", shade=9)
+
+    async def named(media_root, *videos):
+        async with ingress(ModelHere(predictor), tmp_path / "store", media_root=media_root) as (_, client):
+            answers = [await client.post("/v1/videos", json={"uri": video}) for video in videos]
+            answers.append(await client.post("/v1/videos", files={"file": outside.read_bytes()}))
+            return [answer.json()["id"] for answer in answers]
+
+    async def statuses(media_root, ids):
+        async with ingress(ModelHere(predictor), tmp_path / "store", media_root=media_root) as (_, client):
+            return [(await client.get(f"/v1/videos/{video}/file")).status_code for video in ids]
+
+    ids = asyncio.run(named(str(tmp_path / "media"), "in/clip.mp4", "clip.mp4"))
+    assert asyncio.run(statuses(str(tmp_path / "media"), ids)) == [200, 200, 200]
+    assert asyncio.run(statuses(str(tmp_path / "media" / "in"), ids)) == [200, 404, 200]
+    assert asyncio.run(statuses("", ids)) == [404, 404, 200]
+
+
 def test_chat_says_what_could_not_be_read():
     assert answer_text(tube(0, None)) == "No time could be read from the answer: é"
 
