@@ -17,6 +17,7 @@ from pipelines.serve.answers import answers_json
 from pipelines.serve.events import DESCRIPTION, stream
 from pipelines.serve.films import Tell
 from pipelines.serve.problems import described, install_handlers
+from pipelines.serve.reference import reference
 from pipelines.serve.requests import EVENTS, GroundRequest, VideoRequest, read_ground, read_video
 from pipelines.serve.requests import Query as Asked
 from pipelines.serve.security import PAGE_POLICY, Security
@@ -39,7 +40,7 @@ def build_app(service: Service) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="SpaceVLLM", description=ABOUT, version="1", lifespan=lifespan)
+    app = FastAPI(title="SpaceVLLM", description=ABOUT, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(Security, config=service.config)
     app.add_middleware(metrics.Measured)
@@ -177,6 +178,12 @@ def _add_page(app: FastAPI, service: Service) -> None:
     async def page() -> Response:
         headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
         return Response(parts["index.html"], media_type="text/html", headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(
+            reference(app.openapi()), media_type="text/html", headers={"content-security-policy": PAGE_POLICY}
+        )
 
     @app.get("/page/settings.json", include_in_schema=False)
     async def settings() -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 import tracemalloc
 from contextlib import asynccontextmanager
+from xml.etree import ElementTree
 
 import av
 import httpx
@@ -185,6 +187,22 @@ def test_an_id_opens_no_file_outside_the_media_root_of_today(tmp_path, predictor
     assert asyncio.run(statuses(str(tmp_path / "media"), ids)) == [200, 200, 200]
     assert asyncio.run(statuses(str(tmp_path / "media" / "in"), ids)) == [200, 404, 200]
     assert asyncio.run(statuses("", ids)) == [404, 404, 200]
+
+
+def test_the_reference_names_every_route_and_needs_no_other_server(predictor, tmp_path):
+    async def run():
+        async with ingress(ModelHere(predictor), tmp_path) as (_, client):
+            described = (await client.get("/openapi.json")).json()
+            return described, await client.get("/docs"), await client.get("/redoc")
+
+    described, docs, redoc = asyncio.run(run())
+    routes = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
+    found = ElementTree.fromstring(re.sub("<(meta|link)([^>]*)>", r"<\1\2/>", docs.text.partition("\n")[2]))
+    assert {heading.findtext("code") for heading in found.iter("h2")} == routes and len(routes) > 10
+    assert "max_length" not in docs.text and "one field for each question" in docs.text
+    addresses = [one.get("href") or one.get("src") for one in found.iter() if one.get("href") or one.get("src")]
+    assert all(address.startswith("/") for address in addresses) and not list(found.iter("script"))
+    assert "default-src 'none'" in docs.headers["content-security-policy"] and redoc.status_code == 404
 
 
 def test_chat_says_what_could_not_be_read():
