@@ -67,7 +67,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/ground",
         summary="Where and when is what the questions ask for?",
-        responses=ANSWER | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
+        responses=ANSWER | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503),
         openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
         response_model=None,
     )
@@ -96,7 +96,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/chat/completions",
         summary="The same in OpenAI's form: a `video_url` part and a `text` part",
-        responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502),
+        responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502, 503),
         openapi_extra=_body(chat.ChatRequest.model_json_schema()),
         response_model=None,
     )
@@ -145,7 +145,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
         "/v1/videos/{video_id}/overlay",
         summary="An MP4 with the tubes drawn in",
         response_class=FileResponse,
-        responses=described(400, 401, 404, 422, 429),
+        responses=described(400, 401, 404, 422, 429, 503),
     )
     async def overlay(video_id: str, question: Annotated[list[str] | None, Query()] = None) -> FileResponse:
         """Of the question asked last, or of those given: `?question=…&question=…`; new ones are asked."""

@@ -5,6 +5,7 @@ Without scripts it cannot read the key that the page keeps, and it needs no othe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -34,8 +35,9 @@ def _route(method: str, path: str, route: Mapping[str, Any]) -> Iterator[str]:
         yield _fields(f"In the {parameter['in']}", {parameter["name"]: parameter["schema"]})
     for kind, content in route.get("requestBody", {}).get("content", {}).items():
         yield _fields(kind, content["schema"]["properties"])
-    answers = "; ".join(f"{code}: {answer['description']}" for code, answer in route["responses"].items())
-    yield f"{_text(answers, 'quiet')}</section>"
+    answers = {code: answer["description"] for code, answer in route["responses"].items()}
+    well = "; ".join(f"{code}: {what}" for code, what in answers.items() if code < "400")
+    yield _text(f"{well}; a problem: {', '.join(code for code in answers if code >= '400')}", "quiet") + "</section>"
 
 
 def _fields(title: str, properties: Mapping[str, Mapping[str, Any]]) -> str:
@@ -51,9 +53,14 @@ def _type(schema: Mapping[str, Any]) -> str:
         return " or ".join(map(_type, options))
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    return str(schema.get("type", ""))
+    return str(schema.get("type") or schema.get("$ref", "").rpartition("/")[2])
 
 
 def _text(text: str, kind: str = "") -> str:
     paragraphs = filter(None, (paragraph.strip() for paragraph in text.split("\n\n")))
-    return "".join(f'<p class="{kind}">{escape(paragraph)}</p>' for paragraph in paragraphs)
+    return "".join(f'<p class="{kind}">{_marked(paragraph)}</p>' for paragraph in paragraphs)
+
+
+def _marked(text: str) -> str:
+    """The little Markdown that descriptions have."""
+    return re.sub(r"\*(\w+)\*", r"<em>\1</em>", re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
