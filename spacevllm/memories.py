@@ -33,8 +33,8 @@ class RememberedClip(SampledFrames):
 
     @property
     def nbytes(self) -> int:
-        """What it holds, in bytes; the times of all the video's frames are the part that is no tensor."""
-        return self.memory.nbytes + self.info.times_s.nbytes + self.info.pts.nbytes
+        """What it holds, in bytes."""
+        return self.memory.nbytes + super().nbytes
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RememberedClip:
         return replace(self, memory=self.memory.to(device, dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -12,9 +13,11 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from pipelines.serve import chat, metrics
+from pipelines.serve.answers import answers_json
 from pipelines.serve.events import DESCRIPTION, stream
 from pipelines.serve.films import Tell
 from pipelines.serve.problems import described, install_handlers
+from pipelines.serve.reference import reference
 from pipelines.serve.requests import EVENTS, GroundRequest, VideoRequest, read_ground, read_video
 from pipelines.serve.requests import Query as Asked
 from pipelines.serve.security import PAGE_POLICY, Security
@@ -37,7 +40,7 @@ def build_app(service: Service) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="SpaceVLLM", description=ABOUT, version="1", lifespan=lifespan)
+    app = FastAPI(title="SpaceVLLM", description=ABOUT, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     install_handlers(app)
     app.add_middleware(Security, config=service.config)
     app.add_middleware(metrics.Measured)
@@ -64,11 +67,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/ground",
         summary="Where and when is what the questions ask for?",
-        responses=ANSWER | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502),
+        responses=ANSWER | described(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503),
         openapi_extra=_body(GroundRequest.model_json_schema(), {"file": FILE, "question": QUESTIONS}),
         response_model=None,
     )
-    async def ground(request: Request) -> dict[str, Any] | StreamingResponse:
+    async def ground(request: Request) -> Response:
         """One tube for each question: its span in seconds and frames, and a box on every frame of the span.
 
         Boxes are `[frame, x1, y1, x2, y2]` in pixels of the upright picture; frames count from 0 and `end_frame` is
@@ -80,17 +83,20 @@ def _add_api(app: FastAPI, service: Service) -> None:
             async with read_ground(request, service.config) as asked:
                 video = await _video(service, asked)
 
-            async def answer(tell: Tell = lambda _: None) -> dict[str, Any]:
-                tubes = await service.ground(video, asked.questions, asked.video, tell)
+            async def answer(tell: Tell = lambda _: None) -> str:
+                answers = await service.ground(video, asked.questions, asked.video, tell)
                 model = {name: service.facts[name] for name in ("model", "digest")}
-                return {"video": asked.video, "id": video.id, **model, "tubes": tubes}
+                head = {"video": asked.video, "id": video.id, **model}
+                return await asyncio.to_thread(answers_json, head, answers)
 
-            return stream(answer, place.pop_all().close) if asked.stream else await answer()
+            if asked.stream:
+                return stream(answer, place.pop_all().close)
+            return Response(await answer(), media_type="application/json")
 
     @app.post(
         "/v1/chat/completions",
         summary="The same in OpenAI's form: a `video_url` part and a `text` part",
-        responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502),
+        responses=described(400, 401, 403, 404, 408, 413, 422, 429, 502, 503),
         openapi_extra=_body(chat.ChatRequest.model_json_schema()),
         response_model=None,
     )
@@ -139,7 +145,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
         "/v1/videos/{video_id}/overlay",
         summary="An MP4 with the tubes drawn in",
         response_class=FileResponse,
-        responses=described(400, 401, 404, 422, 429),
+        responses=described(400, 401, 404, 422, 429, 503),
     )
     async def overlay(video_id: str, question: Annotated[list[str] | None, Query()] = None) -> FileResponse:
         """Of the question asked last, or of those given: `?question=…&question=…`; new ones are asked."""
@@ -172,6 +178,12 @@ def _add_page(app: FastAPI, service: Service) -> None:
     async def page() -> Response:
         headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
         return Response(parts["index.html"], media_type="text/html", headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(
+            reference(app.openapi()), media_type="text/html", headers={"content-security-policy": PAGE_POLICY}
+        )
 
     @app.get("/page/settings.json", include_in_schema=False)
     async def settings() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
@@ -15,10 +16,12 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from pipelines.serve.answers import boxes_json, with_last
 from pipelines.serve.problems import Problem
 from pipelines.serve.requests import JSON_BYTES, check_questions, parse, read_body
 from pipelines.serve.service import Service
 from pipelines.serve.store import Video
+from spacevllm.tube import Tube
 
 
 class Url(BaseModel):
@@ -65,8 +68,8 @@ async def complete(request: Request, service: Service) -> dict[str, Any] | Strea
     url, question = _last_video(asked.messages), _last_question(asked.messages)
     check_questions([question], config)
     video = await _open(url, service)
-    [tube] = await service.ground(video, [question])
-    text = answer_text(tube)
+    [answer] = await service.ground(video, [question])
+    text = await asyncio.to_thread(answer_text, answer.tube)
     if asked.stream:
         return StreamingResponse(_events(text, service.facts["model"]), media_type="text/event-stream")
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
@@ -84,18 +87,13 @@ def check_model(name: str, service: Service) -> None:
         raise Problem(404, "unknown_model", f"{name[:200]}: this server answers with {service.facts['model']!r} only")
 
 
-def answer_text(tube: dict[str, Any]) -> str:
+def answer_text(tube: Tube) -> str:
     """The span as a sentence; below it one line of JSON with the same span and the boxes."""
-    if tube["begin_s"] is None:
-        return f"No time could be read from the answer: {tube['answer']}"
-    facts = {
-        "span": [tube["begin_s"], tube["end_s"]],
-        "boxes": tube["boxes"],
-        "confidence": tube["confidence"],
-        "width": tube["width"],
-        "height": tube["height"],
-    }
-    return f"From {tube['begin_s']:.2f}s to {tube['end_s']:.2f}s.\n{json.dumps(facts)}"
+    if tube.span is None:
+        return f"No time could be read from the answer: {tube.answer}"
+    begin_s, end_s = tube.span.begin_s, tube.span.end_s
+    facts = {"span": [begin_s, end_s], "confidence": tube.confidence, "width": tube.width, "height": tube.height}
+    return f"From {begin_s:.2f}s to {end_s:.2f}s.\n{with_last(facts, 'boxes', boxes_json(tube))}"
 
 
 async def _open(url: str, service: Service) -> Video:

@@ -43,16 +43,17 @@ class ServeConfig(Config):
         max_upload_mb: cap of a request's body and of a fetched video, MiB. max_inline_mb: of a video inside JSON.
         upload_timeout_s: most seconds a client takes to send its request, and a fetched video to arrive.
         max_questions, max_question_chars: caps of questions in one request, and of their length.
+        max_boxes: of one request's answers, one a frame and question: what they may need of memory and time.
         max_requests: requests that may be in work or in line in one copy of the ingress; beyond, they get 429 at once.
         decoders: videos decoded at once in one copy of the ingress, each in a process that can be killed.
         decode_timeout_s, decode_memory_mb: a video that takes more time or memory to decode is refused.
         draw_timeout_s: most seconds for one overlay; with the same memory.
         max_pixels, max_frames, max_duration_s: largest picture (width × height) and longest video taken.
         store: folder for videos that were sent; ``""``: a temporary one. Several machines need a shared one.
-        store_mb: MiB of it; the videos unused for longest leave first.
+        store_mb: MiB of it, answers and drawings included; the videos unused for longest leave first.
         memory_mb: MiB on the device for videos that were asked about, so that asking again reads nothing; 0: none.
         host_memory_mb: MiB of host memory for those that have to leave the device.
-        frames_mb: MiB of an ingress's memory for frames of videos that were not asked about yet.
+        frames_mb: MiB of an ingress's memory for frames of videos that were not asked about yet; films are not kept.
         batch_frames: frames that the model takes on at once; batch_wait_s: how long a batch waits for company.
         shutdown_s: after SIGTERM, requests in work have so many seconds to end.
         ingress, replicas: copies of the ingress (CPU) and of the model.
@@ -73,6 +74,7 @@ class ServeConfig(Config):
     upload_timeout_s: float = Field(default=300.0, gt=0)
     max_questions: int = Field(default=64, ge=1)
     max_question_chars: int = Field(default=1000, ge=1)
+    max_boxes: int = Field(default=1_000_000, ge=1)
     max_requests: int = Field(default=36, ge=1)
     decoders: int = Field(default=2, ge=1)
     decode_timeout_s: float = Field(default=60.0, gt=0)

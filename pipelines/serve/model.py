@@ -19,7 +19,7 @@ from ray import serve
 from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
-from spacevllm.memories import VideoMemories
+from spacevllm.memories import RememberedClip, VideoMemories
 from spacevllm.predictor import Predictor
 from spacevllm.tube import Tube
 from spacevllm.video.probe import VideoInfo
@@ -103,7 +103,7 @@ def answer_batch(predictor: Predictor, asks: Sequence[Ask]) -> list[Answered]:
     frames = 0
     for key, rows in videos.items():
         sent = next((clip for i in rows if (clip := asks[i].clip) is not None), None)
-        clip = predictor.recall(key) or sent
+        clip = _recall(predictor, key) or sent
         if clip is None:
             continue
         (metrics.VIDEOS_READ if clip is sent else metrics.VIDEOS_REMEMBERED).inc()
@@ -113,6 +113,14 @@ def answer_batch(predictor: Predictor, asks: Sequence[Ask]) -> list[Answered]:
             answers[i] = answer
     metrics.BATCH_FRAMES.observe(frames)
     return answers
+
+
+def _recall(predictor: Predictor, key: str) -> RememberedClip | None:
+    try:
+        return predictor.recall(key)
+    except Exception:  # the device has no room for what comes back from host memory: the frames are asked for
+        log.exception("%s could not be recalled", key)
+        return None
 
 
 def _answer_video(

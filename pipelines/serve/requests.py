@@ -19,6 +19,7 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 
 JSON_BYTES = 1 << 20  # of a body without a video in it
+FIELD_BYTES = 64 << 10  # of a form's field that is no file
 EVENTS = "text/event-stream"
 
 
@@ -129,7 +130,7 @@ async def _read(request: Request, config: ServeConfig) -> AsyncIterator[FormData
         yield await read_body(request, min(JSON_BYTES, config.max_upload_bytes), config.upload_timeout_s)
     elif kind == "multipart/form-data":
         async with _in_time(config.upload_timeout_s):
-            form = await _read_form(_capped(request, config.max_upload_bytes))
+            form = await _read_form(_capped(request, config.max_upload_bytes), config.max_questions)
         try:
             yield form
         finally:
@@ -138,9 +139,10 @@ async def _read(request: Request, config: ServeConfig) -> AsyncIterator[FormData
         raise Problem(415, "unsupported_media_type", f"send multipart/form-data or application/json, not {kind!r}")
 
 
-async def _read_form(request: Request) -> FormData:
+async def _read_form(request: Request, questions: int) -> FormData:
+    """The file goes to disk; other fields stay in memory, so they are few (if more than are answered) and small."""
     try:
-        return await request.form(max_files=1, max_fields=10_000)
+        return await request.form(max_files=1, max_fields=2 * questions + 16, max_part_size=FIELD_BYTES)
     except HTTPException as error:  # starlette's name for a malformed multipart body
         raise Problem(400, "malformed_body", str(error.detail)) from None
 

@@ -17,7 +17,7 @@ from spacevllm.config import ConfigError
 
 APP_NAME = "spacevllm"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the Prometheus client's own name
-HEADROOM = 64  # requests that are answered at once: the page, probes, refusals
+HEADROOM = 64  # requests that are answered at once: the page, health checks, refusals
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -73,7 +73,7 @@ def _application(config: ServeConfig, folder: Path) -> Any:
     model = GroundModel.options(  # type: ignore[attr-defined]
         **_copies(config.replicas),
         **shared,
-        max_ongoing_requests=waiting,
+        max_ongoing_requests=waiting + HEADROOM,  # or a health check waits until a question is answered
         ray_actor_options={"num_cpus": 1, "num_gpus": config.num_gpus, "runtime_env": environment},
         **_routing(config.replicas),
     ).bind(config)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.serve import metrics
+from pipelines.serve.answers import Answer
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.films import FilmWalks, Tell
 from pipelines.serve.problems import Problem
@@ -25,8 +28,11 @@ from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.windows import is_film
 
+log = logging.getLogger(__name__)
+
 READY_TIMEOUT_S = 10.0
 BUSY = Problem(429, "busy", "too many requests are waiting: try again in a moment", {"retry-after": "1"})
+NOT_THERE = Problem(503, "not_ready", "the model is not there: try again in a moment", {"retry-after": "1"})
 _KNOWN = 10_000  # videos that the model may remember: names only
 
 
@@ -103,32 +109,48 @@ class Service:
 
     async def ground(
         self, video: Video, questions: Sequence[str], name: str = "", tell: Tell = lambda _: None
-    ) -> list[dict[str, Any]]:
-        """One tube in JSON form for each question; what was asked before is asked anew.
+    ) -> list[Answer]:
+        """One answer for each question; what was asked before is asked anew.
 
         Args:
             name: what the tubes call the video; default: its name.
             tell: called after each window of a film, from another thread.
+
+        Raises:
+            Problem: 422 the answers may have more boxes than ``max_boxes``; 429, 503 see ``admitted``.
         """
+        self._check_boxes(video, questions)
         walk = is_film(video.facts["duration_s"], self.facts["num_frames"])
         found = await (self._ground_film(video, questions, tell) if walk else self._ground_at_once(video, questions))
-        tubes = [{**tube.to_dict(), "video": name or video.name} for tube in found]
-        await asyncio.to_thread(self.videos.store.remember, video, tubes)
-        return tubes
+        return await asyncio.to_thread(self._written, video, found, name or video.name)
 
     async def overlay(self, video: Video, questions: Sequence[str]) -> Path:
         """An MP4 with the tubes of these questions, or of the last one asked. Raises Problem: 404 when none was."""
-        asked = await asyncio.to_thread(self.videos.store.asked, video)
+        asked = self.videos.store.asked
         if not questions:
-            if not asked:
+            last = await asyncio.to_thread(asked, video)
+            if last is None:
                 raise Problem(404, "nothing_asked", f"{video.name}: nothing was asked about it yet; give a `question`")
-            return await self.videos.draw(video, asked[-1:])
+            return await self.videos.draw(video, [last])
         check_questions(questions, self.config)
-        known = {tube["question"]: tube for tube in asked}
-        new = [question for question in dict.fromkeys(questions) if question not in known]
+        self._check_boxes(video, questions)
+        known = {question: await asyncio.to_thread(asked, video, question) for question in dict.fromkeys(questions)}
+        new = [question for question, answer in known.items() if answer is None]
         if new:
-            known |= {tube["question"]: tube for tube in await self.ground(video, new)}
-        return await self.videos.draw(video, [known[question] for question in questions])
+            known |= {answer.tube.question: answer.text for answer in await self.ground(video, new)}
+        return await self.videos.draw(video, [known[question] or "" for question in questions])
+
+    def _check_boxes(self, video: Video, questions: Sequence[str]) -> None:
+        frames, most = video.facts["num_frames"], self.config.max_boxes
+        if len(questions) * frames > most:
+            asked = f"{len(questions)} questions about {frames} frames may be answered with more than {most} boxes"
+            raise Problem(422, "too_many_boxes", f"{video.name}: {asked}; ask fewer at once")
+
+    def _written(self, video: Video, tubes: Sequence[Tube], name: str) -> list[Answer]:
+        answers = [Answer.of(replace(tube, video=name)) for tube in tubes]
+        for answer in answers:
+            self.videos.store.remember(video, answer.tube.question, answer.text)
+        return answers
 
     async def _ground_at_once(self, video: Video, questions: Sequence[str]) -> list[Tube]:
         tubes = None
@@ -156,8 +178,9 @@ class Service:
             tubes: list[Tube] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
         except BackPressureError:
             raise BUSY from None
-        except DeploymentUnavailableError:
-            raise Problem(503, "not_ready", "the model is not there") from None
+        except (DeploymentUnavailableError, RayActorError) as error:  # the second: its copy died while it answered
+            log.warning("the model is not there: %s", error)
+            raise NOT_THERE from None
         return tubes
 
     def _note(self, video_id: str) -> None:

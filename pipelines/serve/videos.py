@@ -8,16 +8,18 @@ import hashlib
 import json
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from pipelines import storage
 from pipelines.serve import sources
+from pipelines.serve.children import Children
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
@@ -27,6 +29,7 @@ from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+from spacevllm.windows import is_film
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,9 @@ class Videos:
         self.config = config
         self.num_frames, self.image_size = num_frames, image_size
         self.store = VideoStore(folder, config.store_mb << 20)
-        self._frames = _Frames(config.frames_mb << 20)
-        self._decoders = _Pool(config.decoders, config.decode_timeout_s, config.decode_memory_mb)
-        self._drawers = _Pool(1, config.draw_timeout_s, config.decode_memory_mb)
+        self._frames = KeptFrames(config.frames_mb << 20)
+        self._decoders = Children("decode", config.decoders, config.decode_timeout_s, config.decode_memory_mb)
+        self._drawers = Children("draw", 1, config.draw_timeout_s, config.decode_memory_mb)
 
     async def receive(self, upload: IO[bytes], name: str) -> Video:
         """A video that was sent. Raises Problem: 422 if it cannot be decoded."""
@@ -75,9 +78,16 @@ class Videos:
     async def get(self, video_id: str) -> Video:
         """A video by its id alone. Raises Problem: 404."""
         video = await asyncio.to_thread(self.store.get, video_id)
-        if video is None:
+        if video is None or (video.version and not self._may_be_named(video.path)):
             raise gone(video_id)
         return video
+
+    def _may_be_named(self, path: str) -> bool:
+        """A store may outlive the media root of the server that filled it."""
+        try:
+            return sources.resolve(path, self.config.media_root, self.config.allowed_uris) == path
+        except Problem:
+            return False
 
     async def remove(self, video_id: str) -> None:
         """Forgets a video, its answers and its drawings; a file below the media root stays. Raises Problem: 404."""
@@ -105,19 +115,18 @@ class Videos:
 
         return read
 
-    async def draw(self, video: Video, tubes: Sequence[Mapping[str, Any]]) -> Path:
-        """An MP4 of the video with these tubes (in JSON form) drawn in; drawn once. Raises Problem: 422."""
-        digest = hashlib.sha256(json.dumps(tubes, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.store.folder(video) / f"overlay-{digest}.mp4"
-        if not path.exists():
-            drawn = [Tube.from_dict(tube) for tube in tubes]
-            try:
-                async with self._drawers.one() as child:
-                    await asyncio.to_thread(child.run, draw_overlay, video.path, drawn, str(path))
-            except VideoError as error:
-                raise refusal(error, video) from None
-            except FileNotFoundError:
-                raise gone(video.id) from None
+    async def draw(self, video: Video, answers: Sequence[str]) -> Path:
+        """An MP4 of the video with these answers (JSON) drawn in; drawn once. Raises Problem: 422."""
+        key = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
+        if path := await asyncio.to_thread(self.store.drawing, video, key):
+            return path
+        try:
+            path = await self._drawers.run(partial(self._draw, video, answers, key))
+        except VideoError as error:
+            raise refusal(error, video) from None
+        except FileNotFoundError:
+            raise gone(video.id) from None
+        await self._make_room(video)
         return path
 
     def close(self) -> None:
@@ -146,11 +155,19 @@ class Videos:
         video = Video(video_id, name, path, version, {})
         clip = await self._decode(path, video)
         video = Video(video_id, name, path, version, _facts(clip.info))
-        self._frames.put(video_id, clip)
+        if not is_film(clip.info.duration_s, self.num_frames):  # films are read window by window
+            self._frames.put(video_id, clip)
         if folder is not None:
-            return await asyncio.to_thread(self.store.add, folder, video)
-        with self.store.incoming() as empty:
-            return await asyncio.to_thread(self.store.add, empty, video)
+            added = await asyncio.to_thread(self.store.add, folder, video)
+        else:
+            with self.store.incoming() as empty:
+                added = await asyncio.to_thread(self.store.add, empty, video)
+        await self._make_room(added)
+        return added
+
+    async def _make_room(self, video: Video) -> None:
+        for removed in await asyncio.to_thread(self.store.trim, video.id):
+            self._frames.drop(removed)
 
     async def _decode(self, path: str, video: Video) -> SampledFrames:
         try:
@@ -166,10 +183,20 @@ class Videos:
 
     async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
         limits: dict[str, Any] = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
-        async with self._decoders.one() as child:
-            sample = partial(child.sample, path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
+
+        def sample(child: GuardedSampler) -> SampledFrames:
             with DECODE_SECONDS.time():
-                return await asyncio.to_thread(sample)
+                return child.sample(path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
+
+        return await self._decoders.run(sample)
+
+    def _draw(self, video: Video, answers: Sequence[str], key: str, child: GuardedSampler) -> Path:
+        if path := self.store.drawing(video, key):  # somebody else had it drawn while this waited
+            return path
+        tubes = [Tube.from_dict(json.loads(answer)) for answer in answers]
+        with self.store.incoming() as folder:  # a child that is killed leaves a part of it
+            drawn: Path = child.run(draw_overlay, video.path, tubes, str(folder / "overlay.mp4"))
+            return self.store.add_drawing(video, key, drawn)
 
 
 def gone(video_id: str) -> Problem:
@@ -185,53 +212,11 @@ def refusal(error: VideoError, video: Video) -> Problem:
     return Problem(422, error.reason, detail)
 
 
-class _Pool:
-    """Processes that can be killed, each for one video at a time."""
-
-    def __init__(self, count: int, timeout_s: float, memory_mb: int | None) -> None:
-        self.free: asyncio.Queue[GuardedSampler] = asyncio.Queue()
-        for _ in range(count):
-            self.free.put_nowait(GuardedSampler(timeout_s, memory_mb))
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[GuardedSampler]:
-        child = await self.free.get()
-        try:
-            yield child
-        finally:
-            self.free.put_nowait(child)  # one that a cancelled request left busy lets the next wait
-
-    def close(self) -> None:
-        while not self.free.empty():
-            self.free.get_nowait().close()
-
-
-class _Frames:
-    """Decoded videos within a byte budget, the one used longest ago leaves first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self.kept: OrderedDict[str, SampledFrames] = OrderedDict()
-
-    def get(self, key: str) -> SampledFrames | None:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-        return self.kept.get(key)
-
-    def drop(self, key: str) -> None:
-        if clip := self.kept.pop(key, None):
-            self.bytes -= clip.frames.nbytes
-
-    def put(self, key: str, clip: SampledFrames) -> None:
-        if key in self.kept:
-            return
-        self.kept[key] = clip
-        self.bytes += clip.frames.nbytes
-        while self.bytes > self.max_bytes:
-            self.bytes -= self.kept.popitem(last=False)[1].frames.nbytes
-
-
 def _facts(info: VideoInfo) -> dict[str, Any]:
+    """``times_s``, when each frame begins, is there only where ``fps`` does not tell."""
     names = ("width", "height", "num_frames", "duration_s", "codec", "container")
-    return {name: getattr(info, name) for name in names} | {"fps": float(info.fps)}
+    facts = {name: getattr(info, name) for name in names} | {"fps": float(info.fps)}
+    even = np.arange(info.num_frames) / float(info.fps)  # (N,)
+    if np.abs(info.times_s - even).max() > 0.5 / float(info.fps):
+        facts["times_s"] = info.times_s.round(4).tolist()
+    return facts

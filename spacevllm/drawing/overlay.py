@@ -22,9 +22,11 @@ from spacevllm.data.instance import Instance
 from spacevllm.evaluation.protocols import truth_boxes
 from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import UndecodableFrames
+from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, open_video, probe
 
 MIN_WIDTH, MAX_SIDE = 480, 960  # pixels of the picture in the output
+MAX_HEIGHT = 4096  # of a narrow picture that is enlarged: encoders and players take no more
 COLOURS = (
     "#ff8a3d",
     "#35b6f2",
@@ -118,25 +120,28 @@ class Canvas:
         self.duration_s = max(info.duration_s, 1e-3)
         self.marks = marks
         fitting = min(1.0, MAX_SIDE / max(info.width, info.height))
-        self.scale = MIN_WIDTH / info.width if info.width < MIN_WIDTH else fitting
+        self.scale = min(MIN_WIDTH / info.width, MAX_HEIGHT / info.height) if info.width < MIN_WIDTH else fitting
         self.picture = _even(info.width * self.scale), _even(info.height * self.scale)  # (w, h)
-        self.unit = self.picture[0] / MIN_WIDTH  # 1 at the smallest width
+        width = max(self.picture[0], MIN_WIDTH)
+        self.left = (width - self.picture[0]) // 2  # of a narrow picture
+        self.unit = width / MIN_WIDTH  # 1 at the smallest width
         self.letter = round(15 * self.unit**0.7)
         self.font = _font(self.letter, (mark.text for mark in marks))
         self.line = round(self.letter * 1.4)
         self.pad = round(12 * self.unit**0.7)
+        self.room = width - 3 * self.pad - self.letter  # for text
         lines = [self._wrap(mark) for mark in marks]
         self.top = self.pad + self.line * sum(map(len, lines)) + self.pad // 2 if marks else 0
         self.bars = [round(4 * self.unit) if mark.is_truth else round(8 * self.unit) for mark in marks]
         strip = self.pad + sum(self.bars) + len(marks) * self.pad // 2 + self.line + self.pad // 2
-        self.size = self.picture[0], _even(self.top + self.picture[1] + strip)
+        self.size = width, _even(self.top + self.picture[1] + strip)
         self.template = Image.new("RGB", self.size, GROUND)
         self._paint_caption(lines)
         self._paint_strip()
 
     def _wrap(self, mark: Mark) -> list[str]:
         """The question in at most three lines; its time follows on the last one, or below it where that is full."""
-        room = self.picture[0] - 3 * self.pad - self.letter
+        room = self.room
         lines = [""]
         for word in mark.text.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -193,7 +198,7 @@ class Canvas:
             if box is not None and np.isfinite(box).all():
                 self._paint_box(ImageDraw.Draw(shown), box * self.scale, mark)
         image = self.template.copy()
-        image.paste(shown, (0, self.top))
+        image.paste(shown, (self.left, self.top))
         draw, x = ImageDraw.Draw(image), self._x(time_s)
         top = self.top + self.picture[1] + self.pad // 2
         draw.rectangle((x - 1, top, x + 1, self.clock_y - 1), fill=INK)
@@ -241,24 +246,22 @@ def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span) -> None:
 def _upright_frames(
     info: VideoInfo, size: tuple[int, int], begin: int, end: int
 ) -> Iterator[tuple[int, float, np.ndarray]]:
-    """Every shown frame of ``[begin, end)`` that decodes: its number, its seconds, (h, w, 3) uint8 of ``size``."""
+    """Each shown frame of ``[begin, end)`` that decodes, in order: number, seconds, (h, w, 3) uint8 of ``size``.
+
+    A damaged packet costs its own frames, not the overlay.
+    """
     turns = info.rotation // 90
     width, height = size if turns % 2 == 0 else size[::-1]
     number = {pts: i for i, pts in enumerate(info.pts.tolist())}
-    reformatter = VideoReformatter()
+    reformatter, next_one = VideoReformatter(), begin
     with open_video(info.path) as (source, stream):
-        if begin:
-            source.seek(int(info.pts[begin]), stream=stream)  # to the keyframe before it
-        for packet in source.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.InvalidDataError:
-                continue  # a damaged packet costs its own frames, not the overlay
-            for frame in frames:
+        for packet in packets_from(source, stream, int(info.pts[begin]) if begin else None):
+            for frame in decode_packet(packet):
                 index = number.get(frame.pts)
                 if index is not None and index >= end:
                     return
-                if index is not None and index >= begin:
+                if index is not None and index >= next_one:  # damaged time stamps may come in any order
+                    next_one = index + 1
                     rgb = reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
                     picture = np.rot90(rgb[:, ::-1] if info.mirrored else rgb, -turns)
                     yield index, float(info.times_s[index]), np.ascontiguousarray(picture)

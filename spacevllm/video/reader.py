@@ -21,12 +21,14 @@ from av.video.stream import VideoStream
 
 from spacevllm.tube import Span
 from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
+from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
 from spacevllm.video.sampling import uniform_indices
 
 Backend = Literal["pyav", "decord"]
 _Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
 
+_KEYFRAME_BYTES = 40  # an int and its place in a tuple
 SEEK_GAIN = 4  # frames; a seek throws away what the decoder holds back for reordering, so it has to save more
 _DECORD_CONTAINERS = ("mp4", "matroska")  # decord 0.6 gives other frames for MPEG-TS and no times for AVI
 
@@ -48,6 +50,13 @@ class SampledFrames:
     times_s: np.ndarray
     frames: np.ndarray
     part: Span | None = field(default=None, kw_only=True)
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds, in bytes: besides the frames the times and keyframes of all the video."""
+        info = self.info
+        arrays = (self.indices, self.times_s, self.frames, info.times_s, info.pts)
+        return sum(array.nbytes for array in arrays) + _KEYFRAME_BYTES * len(info.keyframes)
 
 
 def shown_part(clip: SampledFrames) -> Span:
@@ -201,36 +210,23 @@ def _read_pyav(
 def _decode_run(
     container: InputContainer, stream: VideoStream, position: int | None, targets: set[int], fast: bool
 ) -> Iterator[av.VideoFrame]:
-    """Seeks, then yields the frames whose pts are in ``targets``; the fast pass gives up when it is past the last."""
+    """Seeks, then yields the frames whose pts are in ``targets``; the fast pass gives up when it is past the last.
+
+    A file so damaged that nothing can be read on ends the run, too.
+    """
     if not targets:
         return
     context, last = stream.codec_context, max(targets)
     skip = fast and context.name == "h264"  # frames marked there as no reference influence no other frame
-    _seek(container, stream, position)
-    for packet in container.demux(stream):
+    for packet in packets_from(container, stream, position):
         context.skip_frame = "NONREF" if skip and packet.size and packet.pts not in targets else "DEFAULT"
-        for frame in _decode(packet):
+        for frame in decode_packet(packet):
             # right after a seek, frames may refer to what came before it; from the start, the decoder knows best
             if frame.pts in targets and not (fast and frame.is_corrupt):
                 targets.discard(frame.pts)
                 yield frame
             if not targets or (fast and frame.pts is not None and frame.pts >= last):
                 return
-
-
-def _seek(container: InputContainer, stream: VideoStream, position: int | None) -> None:
-    """To the last keyframe at or before ``position`` (pts), or to the first packet (None)."""
-    try:
-        container.seek(-(1 << 40) if position is None else position, stream=stream)  # far before any video
-    except av.FFmpegError:  # AVI refuses times before its start, and there 0 is the first packet
-        container.seek(0, stream=stream)
-
-
-def _decode(packet: av.Packet) -> list[av.VideoFrame]:
-    try:
-        return packet.decode()
-    except (av.InvalidDataError, av.EOFError):
-        return []  # a damaged packet; if a wanted frame is lost with it, _gather reports it
 
 
 def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from pipelines.serve import ServeConfig
+from pipelines.serve.model import answer_batch
 from pipelines.serve.server import service
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM
@@ -41,6 +43,37 @@ class OneService:
     def close(self):
         self.options = None
         self.running.close()
+
+
+class ModelHere:
+    """The handle of a model in this process, as Ray Serve gives one of ``GroundModel``: it remembers nothing.
+
+    Attributes:
+        asked: requests so far.
+    """
+
+    def __init__(self, predictor):
+        self.predictor, self.asked = predictor, 0
+        self.facts, self.ground = Remote(self._facts), Remote(self._ground)
+
+    def options(self, session_id):
+        return self
+
+    async def _facts(self):
+        shape = {"num_frames": self.predictor.num_frames, "image_size": self.predictor.image_size}
+        return {"model": "model", "digest": "", **shape}
+
+    async def _ground(self, ask):
+        self.asked += 1
+        [answer] = await asyncio.to_thread(answer_batch, self.predictor, [ask])
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+
+class Remote:
+    def __init__(self, remote):
+        self.remote = remote
 
 
 def free_port():

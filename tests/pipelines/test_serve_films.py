@@ -105,13 +105,24 @@ def test_windows_that_cannot_be_read_any_more_are_counted(client, long_film):
     assert name == "result" and tube["windows"] + tube["windows_unread"] == MANY and tube["windows_unread"] > 0
 
 
+SCOPE = {"type": "http", "asgi": {"spec_version": "2.4"}}
+
+
+async def still_there():
+    """A client that listens on."""
+    return await asyncio.Event().wait()
+
+
 def streamed(work):
     """What is sent until the end, which is told."""
 
     async def run():
-        ended = asyncio.Event()
-        response = stream(work, ended.set)
-        sent = [text async for text in response.body_iterator]
+        ended, sent = asyncio.Event(), []
+
+        async def send(message):
+            sent.append(message.get("body", b"").decode())
+
+        await stream(work, ended.set)(SCOPE, still_there, send)
         await ended.wait()
         return list(events("".join(sent).splitlines()))
 
@@ -134,22 +145,33 @@ def test_what_fails_later_is_an_event():
     assert (name, problem["reason"]) == ("problem", "internal_error") and "secret" not in str(problem)
 
 
-def test_a_stream_that_nobody_reads_ends_its_work():
+def test_work_that_is_cancelled_by_others_is_told():
+    async def cancelled(tell):
+        raise asyncio.CancelledError
+
+    [(name, problem)] = streamed(cancelled)
+    assert (name, problem["reason"], problem["status"]) == ("problem", "stopped", 503)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stream_that_nobody_reads_ends_its_work(begun):
+    """The reader leaves at the first event, or before the answer has begun."""
+
     async def run():
-        state = []
+        ended, leaves = asyncio.Event(), asyncio.Event()
 
         async def work(tell):
             tell(Walked(0, 9, ()))
-            try:
+            await asyncio.Event().wait()
+
+        async def send(message):
+            if begun is (message["type"] == "http.response.body"):
+                leaves.set()
                 await asyncio.Event().wait()
-            finally:
-                state.append("cancelled")
 
-        ended = asyncio.Event()
-        sent = stream(work, ended.set).body_iterator
-        assert "progress" in await anext(sent)
-        await sent.aclose()
+        answer = asyncio.create_task(stream(work, ended.set)(SCOPE, still_there, send))
+        await leaves.wait()
+        answer.cancel()
         await ended.wait()
-        return state
 
-    assert asyncio.run(run()) == ["cancelled"]
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import shutil
+from fractions import Fraction
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -123,6 +125,41 @@ def test_upload_ask_and_the_box_is_where_the_answer_says(page, client, media):
         page.keyboard.press(key)
         page.wait_for_function(SHOWS, arg=frame)
     assert page.locator("#boxes rect").count() == 0  # after the span there is no box
+
+
+def write_uneven(path):
+    """White; eight frames a second, then two; pixels are twice as high as wide."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(1, 2)
+        stream.codec_context.time_base = Fraction(1, FPS)
+        for number in (*range(16), *range(16, 33, 4)):
+            frame = av.VideoFrame.from_ndarray(np.full((SIZE[1], SIZE[0], 3), 255, np.uint8), format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_boxes_follow_the_videos_own_times_and_fill_its_picture(page, client, tmp_path):
+    clip = write_uneven(tmp_path / "uneven.mp4")
+    open_video(page, clip)
+    ask(page, QUESTIONS[0])
+    [tube] = client.post("/v1/ground", files={"file": clip.open("rb")}, data={"question": QUESTIONS[0]}).json()["tubes"]
+    assert [box[0] for box in tube["boxes"]] == list(range(8, 18))  # of seconds 1 to 3
+    page.evaluate("video.pause()")
+    for seconds, frame in ((1.95, 15), (2.3, 16), (2.7, 17)):
+        page.evaluate("seconds => { video.currentTime = seconds }", seconds)
+        page.wait_for_function("begin => !video.seeking && timeline.ariaValueNow >= begin", arg=seconds - 0.6)
+        box = page.evaluate(
+            "() => ['x', 'y', 'width', 'height'].map(n => +document.querySelector('#boxes .line').getAttribute(n))"
+        )
+        x1, y1, x2, y2 = next(row[1:] for row in tube["boxes"] if row[0] == frame)
+        np.testing.assert_allclose(box, [x1, y1, x2 - x1, y2 - y1], atol=0.01)
+    assert page.evaluate("video.videoWidth / video.videoHeight") == pytest.approx(SIZE[0] / SIZE[1] / 2, rel=0.01)
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#screen").screenshot())).convert("L"))
+    assert picture[len(picture) // 2, [5, -5]].min() > 200  # white from border to border
 
 
 def test_several_questions_by_keyboard(page, media):

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from serving import QUESTIONS, untrained
 
+from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.model import answer_batch
 from pipelines.serve.service import Ask
-from pipelines.serve.store import CONTENT, Video, VideoStore, content_id, save_upload
+from pipelines.serve.store import (
+    ANSWERS_KEPT,
+    CONTENT,
+    DRAWINGS_KEPT,
+    LEFT_S,
+    Video,
+    VideoStore,
+    content_id,
+    save_upload,
+)
 from spacevllm.memories import VideoMemories
 from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
@@ -24,7 +38,9 @@ def put(store, content, name="a.mp4"):
     with store.incoming() as folder:
         save_upload(io.BytesIO(content), folder / CONTENT)
         video = Video(content_id(folder / CONTENT), name, str(folder / CONTENT), "", {"fps": 8.0})
-        return store.add(folder, video)
+        added = store.add(folder, video)
+    store.trim(keep=added.id)
+    return added
 
 
 def test_the_same_bytes_are_kept_once(tmp_path):
@@ -51,10 +67,15 @@ def test_the_one_unused_for_longest_leaves(tmp_path):
 def test_what_was_asked_is_remembered_in_order(tmp_path):
     store = VideoStore(tmp_path, 1000)
     video = put(store, b"x")
-    assert store.asked(video) == []
-    store.remember(video, [{"question": "a", "n": 1}, {"question": "b", "n": 1}])
-    store.remember(video, [{"question": "a", "n": 2}])
-    assert store.asked(video) == [{"question": "b", "n": 1}, {"question": "a", "n": 2}]
+    assert store.asked(video) is None and store.asked(video, "a") is None
+    for question, answer in (("a", "1"), ("b", "2"), ("a", "3")):
+        store.remember(video, question, answer)
+        assert store.asked(video) == answer
+    assert (store.asked(video, "a"), store.asked(video, "b")) == ("3", "2")
+    for number in range(ANSWERS_KEPT):
+        store.remember(video, f"{number} \ud800", str(number))
+    assert store.asked(video, "0 \ud800") == "0" and store.asked(video, "a") is None
+    assert len(list((tmp_path / video.id).glob("answer-*"))) == ANSWERS_KEPT
 
 
 @pytest.mark.parametrize("name", ["video-" + "0" * 40, "../x", "", "video-" + "0" * 39 + "/", ".incoming"])
@@ -101,6 +122,23 @@ def test_what_is_not_worth_remembering_is_not_remembered(predictor, clips):
     assert tube.question == QUESTIONS[0] and predictor.memories.stats == before
 
 
+def test_what_cannot_be_recalled_is_asked_for_again(predictor, clips):
+    """The device has no room left for a video that comes back from host memory."""
+
+    class NoRoom(VideoMemories):
+        lost: ClassVar[set] = set()
+
+        def get(self, key):
+            if key not in self.lost:
+                self.lost.add(key)
+                raise torch.OutOfMemoryError("no room on the device")
+            return super().get(key)
+
+    full = Predictor(predictor.model, predictor.processor, memories=NoRoom(1 << 30))
+    unknown, known = answer_batch(full, [Ask("0", QUESTIONS), Ask("1", QUESTIONS, clips[1])])
+    assert unknown is None and [tube.question for tube in known] == QUESTIONS
+
+
 def test_one_bad_request_costs_itself(predictor, clips):
     bad = Ask("0", [None], clips[0])
     good = Ask("0", QUESTIONS, clips[0])
@@ -111,16 +149,66 @@ def test_one_bad_request_costs_itself(predictor, clips):
 def test_what_was_removed_may_come_again(tmp_path):
     store = VideoStore(tmp_path, 1000)
     video = put(store, b"x" * 100)
-    store.remember(video, [{"question": "a"}])
+    store.remember(video, "a", "{}")
     store.remove(video.id)
     store.remove(video.id)  # somebody else was faster
     assert store.get(video.id) is None and not Path(video.path).exists() and not os.listdir(tmp_path / ".incoming")
-    store.remember(video, [{"question": "a"}])  # answered while it was removed: nothing is left behind
+    store.remember(video, "a", "{}")  # answered while it was removed: nothing is left behind
     assert sorted(os.listdir(tmp_path)) == [".incoming"]
     (tmp_path / video.id).mkdir()
-    (tmp_path / video.id / "asked.json").write_text("[]")  # half a video, as an interrupted removal leaves it
+    (tmp_path / video.id / "answer-1.json").write_text("[]")  # half a video, as an interrupted removal leaves it
     again = put(store, b"x" * 100)
     assert store.get(again.id) == again and Path(again.path).read_bytes() == b"x" * 100
+
+
+def drawn(store, video, key, content=b"x" * 100):
+    with store.incoming() as folder:
+        (folder / "a.mp4").write_bytes(content)
+        return store.add_drawing(video, key, folder / "a.mp4")
+
+
+def test_drawings_count_and_a_video_has_few(tmp_path):
+    store = VideoStore(tmp_path, 2500)
+    first, second = put(store, b"a" * 400), put(store, b"b" * 400)
+    os.utime(tmp_path / first.id, (1, 1))
+    for number in range(DRAWINGS_KEPT + 1):
+        assert drawn(store, second, str(number)).read_bytes() == b"x" * 100
+        os.utime(store.drawing(second, str(number)), (number, number))
+    kept = [number for number in range(DRAWINGS_KEPT + 1) if store.drawing(second, str(number))]
+    assert kept == list(range(1, DRAWINGS_KEPT + 1)) and store.get(first.id)
+    os.utime(tmp_path / first.id, (1, 1))
+    drawn(store, second, "large", b"x" * 1500)
+    assert store.trim(keep=second.id) == [first.id]
+    assert store.get(first.id) is None and store.get(second.id) == second
+    store.remove(second.id)
+    with pytest.raises(FileNotFoundError):
+        drawn(store, second, "too late")
+    assert sorted(os.listdir(tmp_path)) == [".incoming"] and not os.listdir(tmp_path / ".incoming")
+
+
+def test_kept_frames_count_all_that_they_hold(clips):
+    """An intra-only video of 54,000 frames: its times and keyframes are larger than what the model sees of it."""
+    numbers = np.arange(54_000)
+    long = replace(clips[0].info, times_s=numbers / 8, pts=numbers, keyframes=tuple(range(54_000)))
+    clip = replace(clips[0], info=long)
+    assert clip.nbytes > clip.frames.nbytes + 54_000 * (8 + 8 + 36)
+    kept = KeptFrames(3 * clip.nbytes)
+    for key in "abcd":
+        kept.put(key, clip)
+    assert list(kept.kept) == list("bcd") and kept.bytes == 3 * clip.nbytes
+    for key in "abcd":
+        kept.drop(key)
+    assert kept.bytes == 0
+
+
+def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path):
+    VideoStore(tmp_path, 1000)
+    for name, age in (("left", LEFT_S + 60), ("at_work", 60)):
+        (tmp_path / ".incoming" / name).mkdir()
+        (tmp_path / ".incoming" / name / CONTENT).write_bytes(b"x")
+        os.utime(tmp_path / ".incoming" / name, (time.time() - age,) * 2)
+    VideoStore(tmp_path, 1000)
+    assert os.listdir(tmp_path / ".incoming") == ["at_work"]
 
 
 def test_many_threads_add_ask_and_remove(tmp_path):
@@ -130,7 +218,7 @@ def test_many_threads_add_ask_and_remove(tmp_path):
     def work(number):
         store, content = stores[number % 2], bytes([number % 5]) * 400
         video = put(store, content)
-        store.remember(video, [{"question": str(number)}])
+        store.remember(video, str(number), "{}")
         if number % 3 == 0:
             store.remove(video.id)
         return store.get(video.id)

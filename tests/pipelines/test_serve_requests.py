@@ -97,6 +97,26 @@ def test_uploads_that_drip_in_are_given_up_and_hold_nobody_up(address, client):
             assert answer.startswith(b"HTTP/1.1 408") and b"upload_timeout" in answer
 
 
+FIELD = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+
+
+@pytest.mark.parametrize("fields", [[b"x" * (65 << 10)], [b"x" * 1000] * 100])
+def test_fields_are_few_and_small_for_they_stay_in_memory(client, fields):
+    body = b"".join(FIELD % (b"question", text) for text in fields) + b"--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert_problem(client.post("/v1/ground", content=body, headers=headers), 400, "malformed_body")
+
+
+def test_questions_in_a_form_have_caps_of_their_own(client):
+    def ask(questions):
+        return client.post("/v1/ground", files={"file": b"x"}, data={"question": questions})
+
+    assert ask(["a", "b", "c"]).status_code == 200
+    assert_problem(ask(["a", "b", "c", "d"]), 400, "too_many_questions")
+    assert_problem(ask(["x" * (CONFIG.max_question_chars + 1)]), 422, "question_too_long")
+    assert_problem(ask(["x" * (63 << 10)]), 422, "question_too_long")
+
+
 def test_a_byte_now_and_then_does_not_win_time(address):
     with socket.create_connection(address, timeout=600) as connection:
         connection.sendall(head("application/json", "Content-Length: 100000", "Connection: close"))

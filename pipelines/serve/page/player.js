@@ -61,6 +61,7 @@ export class Player {
   play(blob, onerror = null, drawn = false) {
     if (this.video.src) URL.revokeObjectURL(this.video.src);
     this.drawn = drawn;
+    this.screen.classList.toggle("drawn", drawn);
     this.video.onerror = onerror;
     this.video.src = URL.createObjectURL(blob);
   }

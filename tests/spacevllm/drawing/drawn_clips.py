@@ -16,14 +16,21 @@ BOX = (40, 30, 100, 90)
 
 
 def write_clip(
-    path: Path, size=(WIDTH, HEIGHT), num_frames=NUM_FRAMES, steps=None, rotation=0, mirrored=False, first=0
+    path: Path,
+    size=(WIDTH, HEIGHT),
+    num_frames=NUM_FRAMES,
+    steps=None,
+    rotation=0,
+    mirrored=False,
+    first=0,
+    codec="libx264",
 ) -> Path:
     """Plain grey frames, the upper left quarter dark; ``steps`` are the frame times in tenths of a second."""
     picture = np.full((size[1], size[0], 3), 120, np.uint8)
     picture[: size[1] // 2, : size[0] // 2] = 20
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=FPS, options={"bf": "2", "g": "8"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream = out.add_stream(codec, rate=FPS, options={"bf": "2", "g": "8"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt = *size, "rgb24" if codec == "png" else "yuv420p"
         stream.codec_context.time_base = Fraction(1, FPS)
         if rotation or mirrored:
             stream.set_display_rotation(rotation, hflip=mirrored)

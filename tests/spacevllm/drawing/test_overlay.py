@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import av
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from PIL import ImageColor
 
 from spacevllm.drawing.overlay import (
     COLOURS,
+    GROUND,
+    MAX_HEIGHT,
     MAX_SIDE,
     MIN_WIDTH,
     TRACK,
@@ -19,7 +23,7 @@ from spacevllm.drawing.overlay import (
     truth_mark,
     tube_mark,
 )
-from spacevllm.video.errors import NotAVideo
+from spacevllm.video.errors import NotAVideo, UndecodableFrames
 from spacevllm.video.probe import probe
 from spacevllm.video.reader import read_frames
 
@@ -47,7 +51,7 @@ class Drawn:
     def at(self, frame: int, x: float, y: float) -> np.ndarray:
         """The pixel that shows point (x, y) of the upright video."""
         scale = self.canvas.scale
-        return self.frames[frame, round(self.canvas.top + y * scale), round(x * scale)]
+        return self.frames[frame, round(self.canvas.top + y * scale), round(self.canvas.left + x * scale)]
 
     def bar(self, row: int, seconds: float, frame: int = 0) -> np.ndarray:
         """The timeline of mark ``row`` at a time."""
@@ -173,3 +177,30 @@ def test_a_bad_video_leaves_nothing_behind(tmp_path):
     with pytest.raises(NotAVideo):
         draw_overlay(tmp_path / "a.txt.mp4", [], tmp_path / "out" / "a.mp4")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(16, 1024), (2, 3000), (400, 3000), (3000, 2)])
+def test_very_tall_and_very_wide_pictures(tmp_path, size):
+    clip = write_clip(tmp_path / "thin.mov", size=size, num_frames=2, codec="png")
+    tube = make_tube(clip, 0, 2, (0, 0, *size), question="a question about it")
+    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube_mark(tube, COLOURS[0])])
+    (width, height), (left, top) = drawn.canvas.picture, (drawn.canvas.left, drawn.canvas.top)
+    assert drawn.frames.shape[2] >= MIN_WIDTH and height <= MAX_HEIGHT and left * 2 + width == drawn.frames.shape[2]
+    assert left == 0 or is_colour(drawn.frames[0, top + height // 2, left // 2], GROUND)
+
+
+def test_damaged_packets_cost_their_own_frames(tmp_path):
+    """Every packet of a PNG stream ends in an error of the codec's own."""
+    clip = write_clip(tmp_path / "clip.mov", codec="png")
+    whole = len(decode(draw_overlay(clip, [], tmp_path / "a.mp4")))
+    data = bytearray(clip.read_bytes())
+    at = [found.start() for found in re.finditer(b"\x89PNG", data)]
+    for start in at[3:5]:
+        data[start : start + 16] = bytes(16)
+    clip.write_bytes(data)
+    assert len(decode(draw_overlay(clip, [], tmp_path / "b.mp4"))) == whole - 2
+    for start in at:
+        data[start : start + 16] = bytes(16)
+    clip.write_bytes(data)
+    with pytest.raises(UndecodableFrames):
+        draw_overlay(clip, [], tmp_path / "c.mp4")

@@ -157,6 +157,22 @@ def test_caps(clip: Clip, tmp_path: Path) -> None:
         sample_frames(tmp_path / "still.png", 8, max_pixels=100)
 
 
+def test_damage_with_an_error_of_the_codecs_own(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for number in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pattern(number, 64, 48), format="rgb24")))
+    info = probe(path)
+    data = bytearray(path.read_bytes())
+    data[_packet_bytes(path, 3)] = bytes(len(data[_packet_bytes(path, 3)]))
+    path.write_bytes(data)
+    assert len(read_frames(info, [0, 2, 4, 7])) == 4
+    with pytest.raises(errors.UndecodableFrames, match="7 of 8 wanted frames, the first lost is frame 3"):
+        read_frames(info, range(8))
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_is_a_clip_of_one_frame(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"still.{suffix}"
