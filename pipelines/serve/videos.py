@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from pipelines import storage
 from pipelines.serve import sources
 from pipelines.serve.children import Children
@@ -216,7 +214,5 @@ def _facts(info: VideoInfo) -> dict[str, Any]:
     """``times_s``, when each frame begins, is there only where ``fps`` does not tell."""
     names = ("width", "height", "num_frames", "duration_s", "codec", "container")
     facts = {name: getattr(info, name) for name in names} | {"fps": float(info.fps)}
-    even = np.arange(info.num_frames) / float(info.fps)  # (N,)
-    if np.abs(info.times_s - even).max() > 0.5 / float(info.fps):
-        facts["times_s"] = info.times_s.round(4).tolist()
-    return facts
+    uneven = info.uneven_times(0, info.num_frames)
+    return facts | ({"times_s": uneven.round(4).tolist()} if len(uneven) else {})

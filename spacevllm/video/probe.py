@@ -211,9 +211,9 @@ def _read_packets(path: str, container: InputContainer, stream: VideoStream, max
                 raise TooLarge(f"{path}: more frames than the allowed {max_frames}")
     except MemoryError:
         raise
-    except av.FFmpegError as error:
-        count = len(found.entries) if found else 0
-        raise TruncatedVideo(f"{path}: reading stops after {count} frames: {error.strerror}") from None
+    except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV's, about a stream that only damage has invented
+        count, reason = len(found.entries) if found else 0, getattr(error, "strerror", None) or error
+        raise TruncatedVideo(f"{path}: reading stops after {count} frames: {reason}") from None
     if found is None:
         raise NoVideoStream(f"{path}: the video stream has no keyframe, so nothing can be decoded")
     promised = len(stream.index_entries) - early if "mp4" in container.format.name else len(found.entries)
