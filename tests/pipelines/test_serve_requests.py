@@ -47,6 +47,7 @@ def application():
 def address():
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # now, not once the thread gets there: who connects before waits instead of being refused
         server = uvicorn.Server(uvicorn.Config(application(), log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
