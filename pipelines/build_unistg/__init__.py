@@ -71,13 +71,14 @@ def run(config: BuildUnistgConfig) -> Summary:
     with storage.exclusive(config.out):
         started = time.monotonic()
         lines = read_through(files)
-        done = _finished(config, {"digest": lines.digest, **_order(config, files)})
+        done = _finished(config, lines.digest, _media_from(config, files))
         if done is not None:
             return done
         with open_stage("build_unistg", config, config.out, config.tracking) as stage, ray_session(config.ray):
             stage.set_dataset(lines.digest, config.data if isinstance(config.data, str) else config.out)
             summary = _Build(config, files, lines, stage).run()
-            return write_summary(stage, config.out, summary | {"seconds": round(time.monotonic() - started, 3)})
+            told = {"media_from": _media_from(config, files), "seconds": round(time.monotonic() - started, 3)}
+            return write_summary(stage, config.out, summary | told)
 
 
 class Lines(NamedTuple):
@@ -101,7 +102,6 @@ def read_through(files: Iterable[str]) -> Lines:
 class _Build:
     def __init__(self, config: BuildUnistgConfig, files: Mapping[str, str], lines: Lines, stage: Run) -> None:
         self.config, self.lines, self.stage = config, lines, stage
-        self.told_of = {"digest": lines.digest, **_order(config, files)}
         self.chunks = cut(files, max(1, int(config.chunk_mb * MEBIBYTE)), config.out)
         self.splits = sorted({chunk.split for chunk in self.chunks} or {"train"})
         total = sum(chunk.end - chunk.begin for chunk in self.chunks)
@@ -118,7 +118,8 @@ class _Build:
         lines = [chunk["lines"] for chunk in facts]
         reasons = write_dropped(self.config.out, self.chunks, lines, len(buckets), self.recipe)
         media = write_manifest(self.config.out, len(buckets), self.recipe)
-        record = self.told_of | {"media": sum(media.values()), "shards": shards}
+        told_of = {"digest": self.lines.digest, **_order(self.config)}
+        record = told_of | {"media": sum(media.values()), "shards": shards}
         storage.write_json(storage.join(self.config.out, "dataset.json"), record)
         storage.remove_folder(storage.join(self.config.out, ".build"))
         return self._summary(buckets, reasons, shards)
@@ -191,20 +192,24 @@ class _Build:
         }
 
 
-def _finished(config: BuildUnistgConfig, told_of: dict[str, Any]) -> Summary | None:
+def _finished(config: BuildUnistgConfig, digest: str, media_from: list[str]) -> Summary | None:
     record, summary = (storage.join(config.out, name) for name in ("dataset.json", "summary.json"))
     if not (storage.exists(record) and storage.exists(summary)):
         return None
     built = storage.read_json(record)
-    same = {key: built.get(key) for key in told_of} == told_of
+    same = {key: built.get(key) for key in ("digest", *_order(config))} == {"digest": digest, **_order(config)}
     there = same and all(storage.exists(storage.join(config.out, name)) for name in built["shards"])
-    return dict(storage.read_json(summary)) if there else None
+    told = dict(storage.read_json(summary)) if there else {}
+    return told if told.get("media_from") == media_from else None
 
 
-def _order(config: BuildUnistgConfig, files: Mapping[str, str]) -> dict[str, Any]:
-    """What else the shards depend on. media_from: folders of the media, where that is not OUT itself."""
-    folders = sorted(set(files.values()) - {storage.absolute(config.out)})
-    return {"seed": config.seed, "rows_per_shard": config.rows_per_shard, "leaks": config.leaks, "media_from": folders}
+def _order(config: BuildUnistgConfig) -> dict[str, Any]:
+    return {"seed": config.seed, "rows_per_shard": config.rows_per_shard, "leaks": config.leaks}
+
+
+def _media_from(config: BuildUnistgConfig, files: Mapping[str, str]) -> list[str]:
+    """Folders that relative media were made absolute with: those of the annotations, but for OUT itself."""
+    return sorted(set(files.values()) - {storage.absolute(config.out)})
 
 
 def _in_order(facts: Facts, count: int) -> Facts:

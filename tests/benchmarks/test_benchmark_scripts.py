@@ -146,7 +146,7 @@ def test_every_result_says_where_it_was_measured_or_that_it_was_not():
 
 @pytest.mark.slow
 def test_ground_measures_all_its_comparisons(tmp_path, model):
-    sizes = ["--videos", "18", "--questions", "1", "2", "--archives", "2", "3", "--rounds", "1"]
+    sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1"]
     options = ["--model", str(model), *sizes]
     result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
     assert result["bare"]["decode_s"] > 0 and result["bare"]["predict_s"] > 0
@@ -154,5 +154,5 @@ def test_ground_measures_all_its_comparisons(tmp_path, model):
         assert 0 < stage["start_s"] < stage["seconds"] and stage["all_over_limit"] > 0
         assert stage["steady_over_limit"] > 0
     assert result["ground"]["all_over_predict"] > 0 and result["ground"]["steady_over_predict"] > 0
-    assert [row["n"] for row in result["questions"]] == [1, 2] and result["questions"][0]["all_over_first"] == 1
-    assert [row["videos"] for row in result["memory"]] == [2, 3] and result["memory"][0]["peak_mb"] > 100
+    assert [row["n"] for row in result["questions"]] == [1] and result["questions"][0]["all_over_first"] == 1
+    assert [row["videos"] for row in result["memory"]] == [2] and result["memory"][0]["peak_mb"] > 100

@@ -25,7 +25,7 @@ from spacevllm.data.moving_shapes import write_data_set
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import build
 
-LONGER = ("stages.videos.steps=30", "train.log_every=1", "tracking.enabled=false")
+LONGER = ("stages.mixed.steps=24", "train.log_every=1", "tracking.enabled=false")
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
 
@@ -83,10 +83,10 @@ def test_a_log_line_says_what_is_learned_how_fast_and_what_waits(finished):
         assert 0 < row["flops_utilisation"] < 1 and 0 <= row["data_wait_share"] < 1
 
 
-def registered_checkpoints(out: Path) -> list[Path]:
-    """Ray resumes from what its manager has written down, not from any folder that is there."""
-    books = out.glob("checkpoints/*/checkpoint_manager_snapshot.json")
-    return [book for book in books if "checkpoint_2" in book.read_text()]
+def last_step(out: Path) -> int:
+    """The last one that was reported; 0 before the first."""
+    metrics = out / "metrics.jsonl"
+    return max(history(out), default=0) if metrics.exists() else 0
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
     command += ["--data", data, "--out", str(out), *LONGER]
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not registered_checkpoints(out) and first.poll() is None:
+        while last_step(out) < 24 and first.poll() is None:  # inside the mixture: every source has its own place
             time.sleep(0.1)  # waits for an event, not for luck: the run is far longer than this
         assert first.poll() is None, "the run ended before it could be killed"
     finally:
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     resumed, whole = history(out), history(finished)
     started_at = resumed[40]["started_at"]
-    assert started_at >= 4 and set(resumed) >= set(range(started_at + 1, 41))
+    assert started_at > 16 and set(resumed) >= set(range(started_at + 1, 41))
     for step, row in resumed.items():
         for name in ("loss", "gradient_norm", "learning_rate"):
             assert row[name] == pytest.approx(whole[step][name], rel=1e-6), (step, name)
