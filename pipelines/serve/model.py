@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import serve
@@ -19,11 +19,14 @@ from ray import serve
 from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
-from spacevllm.memories import RememberedClip, VideoMemories
-from spacevllm.predictor import Predictor
+from spacevllm.imports import no_garbage
 from spacevllm.tube import Tube
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+
+if TYPE_CHECKING:  # torch and transformers are the copies' affair: the process that starts them would wait for seconds
+    from spacevllm.memories import RememberedClip
+    from spacevllm.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,10 @@ class GroundModel:
     """One copy of the model on one device."""
 
     def __init__(self, config: ServeConfig) -> None:
+        with no_garbage():
+            from spacevllm.memories import VideoMemories
+            from spacevllm.predictor import Predictor
+
         memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
         self.predictor = Predictor.load(config.model, config.device, memories=memories)
         self.warm_up_s = warm_up(self.predictor)
