@@ -21,6 +21,7 @@ from pipelines.parts import Parts
 from pipelines.progress import Progress
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
+from spacevllm.imports import no_garbage
 from spacevllm.model.folder import read_facts
 from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import VideoError
@@ -102,7 +103,8 @@ class Model(Config):
 
 def load_predictor(path: str, device: str) -> Any:
     """The Predictor that every stage uses."""
-    from spacevllm.predictor import Predictor
+    with no_garbage():
+        from spacevllm.predictor import Predictor
 
     return Predictor.load(path, device=device)
 

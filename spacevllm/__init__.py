@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spacevllm.imports import no_garbage
+
 if TYPE_CHECKING:
     from spacevllm.predictor import Predictor
 
@@ -17,6 +19,7 @@ __version__ = "0.1.0"
 
 def load(path: str | Path, device: str = "cpu") -> Predictor:
     """The predictor in a model folder; see ``Predictor.load``."""
-    from spacevllm.predictor import Predictor  # torch takes seconds, and scoring does not need it
+    with no_garbage():
+        from spacevllm.predictor import Predictor  # torch takes seconds, and scoring does not need it
 
     return Predictor.load(path, device)

@@ -18,6 +18,7 @@ from pipelines.stage import Summary, open_stage, write_summary
 from pipelines.tracking import Run
 from pipelines.train.config import TrainJobConfig
 from spacevllm.data.instance import instance_id
+from spacevllm.imports import no_garbage
 
 __all__ = ["TrainJobConfig", "run"]
 
@@ -42,8 +43,9 @@ def run(config: TrainJobConfig) -> Summary:
 
 def _train(config: TrainJobConfig, recipe: str) -> Summary:
     # torch and transformers take seconds to import: a wrong configuration is told before, Ray's controller needs none
-    from pipelines.train.data import clip_dataset, decode_clips, need_records, read_instances
-    from pipelines.train.model import prepare_model
+    with no_garbage():
+        from pipelines.train.data import clip_dataset, decode_clips, need_records, read_instances
+        from pipelines.train.model import prepare_model
 
     instances = read_instances(config.data, "train")
     need_records(config, instances)
@@ -116,7 +118,8 @@ def _worker(boxed: dict[str, Any]) -> None:
     """``train_loop_per_worker``"""
     import ray
 
-    from pipelines.train.loop import train_worker
+    with no_garbage():
+        from pipelines.train.loop import train_worker
 
     train_worker(ray.get(boxed["payload"]))
 

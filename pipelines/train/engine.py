@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.optimizer import make_optimizer
+from spacevllm.imports import no_garbage
 from spacevllm.model.modeling import SpaceVLLM
 
 REDUCE_BUCKET, LIVE_PARAMETERS = 10**8, 10**9  # elements; the second is DeepSpeed's default: gathered at once at ZeRO-3
@@ -35,8 +36,9 @@ def load_deepspeed(use_gpu: bool) -> Any:
     """The module; on CPU it runs on gloo and compiles nothing."""
     if not use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.ops
+    with no_garbage():
+        import deepspeed
+        import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile C++ for 23 s at every start
     deepspeed.logger.setLevel("WARNING")
