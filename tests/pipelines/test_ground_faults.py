@@ -201,6 +201,7 @@ def test_a_lost_worker_node_costs_nothing(clips, tmp_path, tmp_path_factory):
     code = LOST_NODE.format(tests=str(Path(__file__).parent), config=job.model_dump_json())
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))  # its sockets' paths have to be short
+    environment["RAY_health_check_period_ms"] = "500"  # five beats are missed sooner than at the default of 3 s
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     # its status is that of Ray's own end, which misses a node
     lines = [line for line in done.stdout.splitlines() if line.startswith("result")]
