@@ -6,6 +6,7 @@ importing torch, transformers and DeepSpeed takes most of the time.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -62,6 +63,14 @@ def main(out: Path) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    import tiny  # noqa: F401
+
+    import pipelines.train.trainer  # noqa: F401
+    from pipelines.train.engine import load_deepspeed
+
+    load_deepspeed(use_gpu=False)
+    gc.collect()
+    gc.freeze()  # ``storages`` need not look at a million objects of imported modules, twice a case
     results = {f"zero{zero}-{mode}": case(zero, mode, out) for zero, mode in CASES}
     results["micro-batches"] = accumulated(micro=1)
     results["one batch a rank"] = accumulated(micro=2)
@@ -206,9 +215,7 @@ def from_folder(zero: int, mode: str, folder: Path) -> dict[str, list[float]]:
 
 
 def storages() -> dict[int, int]:
-    """Size of everything that a tensor of this process lies in, by address."""
-    import gc
-
+    """Size of everything that a tensor made in ``main`` lies in, by address."""
     import torch
 
     gc.collect()
