@@ -17,7 +17,7 @@ from pipelines.convert import run as convert
 from pipelines.unistg import UnistgConfig
 
 ROOT = Path(__file__).parents[2]
-SPLITS = ("test", "train")
+SPLITS, OFF = ("test", "train"), "tracking.enabled=false"
 LINES = [f"AO8RW {k}.0 {k + 5}.5##a person does thing {k}." for k in range(28)]
 
 
@@ -47,9 +47,19 @@ def sources(folder):
     return [*found, {"source": "llava", "annotations": f"{folder}/llava.json"}]
 
 
-def build(environment, *arguments):
-    """``build-unistg`` in a process of its own: Ray's workers have the environment that it started with."""
-    command = [sys.executable, "-m", "jobs.cli", "build-unistg", *arguments]
+BUILDS = """
+import json, sys
+from jobs.cli import main
+from pipelines.cluster import ray_session
+with ray_session():
+    sys.exit(any(main(["build-unistg", *arguments]) for arguments in json.loads(sys.argv[1])))
+"""
+
+
+def build(environment, *builds):
+    """``build-unistg`` with one list of arguments after the other, in a process of its own: Ray's workers have the
+    environment that it started with."""
+    command = [sys.executable, "-c", BUILDS, json.dumps(builds)]
     done = subprocess.run(command, cwd=ROOT, env=clean(environment), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -86,7 +96,8 @@ def test_a_bucket_holds_what_a_folder_holds(bucket, tmp_path, ray_cluster):
     config = tmp_path / "unistg.yaml"
     fields = {"out": "s3://bucket/unistg", "sources": sources("s3://bucket/files"), "tracking": {"enabled": False}}
     config.write_text(json.dumps(fields))
-    build(environment, "--config", str(config))
+    first = ["--config", str(config)]
+    build(environment, first, ["--data", "s3://bucket/unistg/sources", "--out", "s3://bucket/again", OFF])
     local = fields | {"out": str(tmp_path / "unistg"), "sources": sources(tmp_path / "files")}
     unistg.run(UnistgConfig.model_validate(local))
     names = ("unistg/", "manifest.parquet", "dataset.json")
@@ -95,7 +106,6 @@ def test_a_bucket_holds_what_a_folder_holds(bucket, tmp_path, ray_cluster):
     assert storage.read_json("s3://bucket/unistg/summary.json")["ok"] == 30
     assert "charades_sta" in storage.read_text("s3://bucket/unistg/data_card.html")
 
-    build(environment, "--data", "s3://bucket/unistg/sources", "--out", "s3://bucket/again", "tracking.enabled=false")
     assert content("s3://bucket/again", *names) == built
     assert not [path for path in storage.resolve("s3://bucket")[0].find("bucket") if "/.build/" in path]
     assert app.counts["slow"] > 10
