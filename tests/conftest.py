@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -26,6 +28,13 @@ def ray_cluster():
 
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="session")
+def short_folder():
+    """Makes folders for a Ray of its own: its sockets lie there, and a socket's path may have at most 107 bytes."""
+    with ExitStack() as folders:
+        yield lambda: folders.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
 
 
 def write_mp4(path, num_frames=24, size=(64, 48), fps=8, shade=0):

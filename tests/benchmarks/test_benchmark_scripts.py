@@ -44,6 +44,7 @@ def run(*command):
     return json.loads(Path(ended.stdout.splitlines()[-1]).read_text())
 
 
+@pytest.mark.slow
 def test_gpu_needs_torch_and_transformers_only(tmp_path):
     options = ["--shape", "tiny", "--rounds", "1", "--counts", "2", "--new-tokens", "2", "--out", str(tmp_path)]
     result = run("-c", BARE, "benchmarks.gpu", *options)
@@ -55,6 +56,7 @@ def test_gpu_needs_torch_and_transformers_only(tmp_path):
         assert result["peak_tflops"] is None and all(stage["mfu"] is None for stage in result["stages"])
 
 
+@pytest.mark.slow
 def test_ask_many_compares_three_ways(tmp_path):
     options = ["--counts", "2", "--frames", "2", "--rounds", "1", "--out", str(tmp_path)]
     [video] = run("-m", "benchmarks.ask_many", *options)["videos"]
@@ -63,6 +65,7 @@ def test_ask_many_compares_three_ways(tmp_path):
     assert two["uncached_over_batched"] > 0 and "later_question_over_first_one_by_one" in two
 
 
+@pytest.mark.slow
 def test_parallel_boxes_writes_as_many_tokens_as_a_tube_has_boxes(tmp_path):
     [video] = run("-m", "benchmarks.parallel_boxes", "--frames", "4", "--rounds", "1", "--out", str(tmp_path))["videos"]
     assert video["tokens"] == {"queries": 14, "text": 14 + 2 * 13}
@@ -79,6 +82,7 @@ def test_synthesis_noise_measures_every_level(tmp_path):
     assert levels["none"]["tiou"] > levels["none"]["rough"] and levels["jitter 10 %"]["viou"] < levels["none"]["viou"]
 
 
+@pytest.mark.slow
 def test_build_unistg_counts_records_and_memory(tmp_path):
     [size] = run("-m", "benchmarks.build_unistg", "--records", "300", "--out", str(tmp_path))["sizes"]
     assert size["records"] == 300 and size["records_per_s"] > 0

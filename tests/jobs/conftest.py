@@ -35,14 +35,14 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, short_folder):
     """The dashboard's address of a Ray head node."""
-    with head_node(tmp_path_factory) as address:
+    with head_node(tmp_path_factory, short_folder) as address:
         yield address
 
 
 @contextmanager
-def head_node(tmp_path_factory, agent_port=0):
+def head_node(tmp_path_factory, short_folder, agent_port=0):
     """In processes of its own, as ``ray start`` leaves it; gives the dashboard's address.
 
     ``agent_port`` 0 takes a free one: the default belongs to the test session's own Ray on this machine.
@@ -56,7 +56,7 @@ def head_node(tmp_path_factory, agent_port=0):
     command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     command += [f"--dashboard-agent-listen-port={agent_port}"]
-    command += ["--object-store-memory=200000000", f"--temp-dir={short_folder(tmp_path_factory)}"]
+    command += ["--object-store-memory=200000000", f"--temp-dir={short_folder()}"]
     log = tmp_path_factory.mktemp("cluster") / "ray.log"
     with log.open("w") as file:
         head = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
@@ -76,14 +76,9 @@ def stop(head):
 
 
 @pytest.fixture
-def start_head(tmp_path_factory):
+def start_head(tmp_path_factory, short_folder):
     """``with start_head(agent_port) as address``: a head node of this test's own."""
-    return partial(head_node, tmp_path_factory)
-
-
-def short_folder(tmp_path_factory):
-    """Ray's sockets lie in it, and a socket's path may not be longer than 107 bytes."""
-    return tmp_path_factory.mktemp("r")
+    return partial(head_node, tmp_path_factory, short_folder)
 
 
 def wait_for_dashboard(port, head, log):

@@ -61,6 +61,7 @@ def test_build_unistg_takes_a_folder_or_a_configuration(cli, data):
     refused(cli("build-unistg", "--data", data), "--out is needed with --data")
 
 
+@pytest.mark.slow
 def test_check_media_says_which_files_are_not_as_annotated(cli, ray, data, tmp_path):
     status, out, _ = cli("check-media", "--data", data, "--out", tmp_path / "check")
     assert status == 0 and "8 of 8 media are there, decode and are as annotated" in out
@@ -127,6 +128,7 @@ def hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_interrupt_is_quiet(tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "moving-shapes", "--out", str(tmp_path), "--num-videos", "100000"]
     pipe = subprocess.PIPE

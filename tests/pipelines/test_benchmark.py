@@ -53,6 +53,7 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_native_files_become_a_table(root, tmp_path, ray_cluster):
     summary = run(config(root, tmp_path, "hcstvg_v1"), standin.load)
     assert (summary["in"], summary["ok"], summary["in_file"], summary["without_media"]) == (1, 1, 2, 1)
@@ -123,6 +124,7 @@ def test_another_split_and_no_boxes(tmp_path, ray_cluster):
     assert (tmp_path / "out/vidstg/worst.html").read_text().count("<article>") == 2
 
 
+@pytest.mark.slow
 def test_all_benchmarks_in_one_table(tmp_path, ray_cluster):
     for name in ("charades_sta", "refcocog", "tempcompass", "egoschema"):
         write_fixture(name, tmp_path / "root", num_videos=1)

@@ -53,6 +53,7 @@ def counts_by_task(data):
     return {task: tasks.count(task) for task in set(tasks)}
 
 
+@pytest.mark.slow
 def test_every_record_is_scored_once(shapes, tmp_path):
     summary = run(config(shapes, tmp_path), standin.load)
     counts = counts_by_task(shapes)
@@ -77,6 +78,7 @@ def test_every_record_is_scored_once(shapes, tmp_path):
     assert {task: again[task] for task in counts} == {task: summary[task] for task in counts}
 
 
+@pytest.mark.slow
 def test_a_broken_video_scores_zero_and_is_counted(shapes, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(shapes, data)

@@ -72,6 +72,7 @@ def test_every_pair_has_one_row_and_a_second_run_decodes_nothing(archive, tmp_pa
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/tubes").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_stale_or_asked_for_again_is_done(archive, tmp_path, ray_cluster, make_mp4):
     for name in ("cut.mp4", "text.mp4", "clip3.mp4"):
         (archive / name).unlink()
@@ -100,6 +101,7 @@ def test_what_the_model_cannot_answer_is_a_failed_row(archive, tmp_path, ray_clu
     assert row["error"] == "predict: RuntimeError: this question breaks the model"
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_load_is_said_in_one_line(archive, tmp_path, tiny_model, ray_cluster):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     tree = json.loads((model / "config.json").read_text())

@@ -60,6 +60,7 @@ def stage_rows(out, stage):
     return [row for file in files for row in pq.read_table(out / "stages" / stage / file).to_pylist()]
 
 
+@pytest.mark.slow
 def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray_cluster):
     wide = {"max_area_ratio": 50}  # things that enter grow from a sliver
     summary = run(settings(world, tmp_path, filter=wide))
@@ -92,6 +93,7 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     assert stage_files(tmp_path, "annotator") == before["annotator"]
 
 
+@pytest.mark.slow
 def test_real_models_and_an_endpoint_that_fails_now_and_then(world, tmp_path, ray_cluster):
     dino = save_tiny_dino(tmp_path / "dino")
     out = tmp_path / "out"

@@ -68,6 +68,7 @@ def reader(film, info, broken=()):
     return read
 
 
+@pytest.mark.slow
 def test_lights_in_two_hours_are_found_to_the_second_in_bounded_memory(film):
     info = probe(film)
     whole = Span(0, info.duration_s)
