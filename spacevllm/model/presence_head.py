@@ -30,7 +30,7 @@ class PresenceHead(nn.Module):
         mean = (caption * real).sum(1) / real.sum(1).clamp(min=1)  # (Q, D)
         asked = layer_norm(mean).unsqueeze(1).expand(-1, states.shape[1], -1)  # (Q, T, D)
         width = next(self.parameters()).dtype  # of a frozen decoder's states it need not be
-        return self.mlp(torch.cat([layer_norm(states), asked], dim=-1).to(width)).squeeze(-1).float()  # type: ignore[no-any-return]
+        return self.mlp(torch.cat([layer_norm(states), asked], dim=-1).to(width)).squeeze(-1).float()
 
 
 def video_logit(frames: Tensor, seen: Tensor) -> Tensor:
