@@ -17,7 +17,7 @@ from spacevllm.model.folder import digest_of
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
-from spacevllm.tube import ABSENT, Span, Tube, frame_range, interpolate_boxes
+from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes, says_absent
 from spacevllm.video.errors import StillImage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
@@ -194,10 +194,7 @@ class Predictor:
 
     def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
         info, text = clip.info, self._text(answer)
-        confidence = answer.confidence
-        if text.strip().rstrip(".").lower() == ABSENT.rstrip(".").lower():
-            confidence = 1 - confidence
-        confidence = self.calibration(confidence)
+        confidence = self.calibration(_confidence(answer, says_absent(text)))
         span = place_span(parse_span(text), info.times_s, shown_part(clip))
         boxes = self._sampled_boxes(clip, answer, span)  # (T, 4)
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
@@ -229,6 +226,13 @@ class Predictor:
             first, last = picked_frames(clip.times_s, span) if span else (0, len(clip.frames) - 1)
             corners = spread_boxes(parse_boxes(self._text(answer)), first, last, len(clip.frames))
         return (corners * np.array([clip.info.width, clip.info.height] * 2)).astype(np.float32)
+
+
+def _confidence(answer: Answer, absent: bool) -> float:
+    """That it is there, before calibration: the presence head's, or else how sure the words are of themselves."""
+    if answer.presence is not None:
+        return answer.presence
+    return 1 - answer.confidence if absent else answer.confidence
 
 
 def picked_frames(times_s: np.ndarray, span: Span) -> tuple[int, int]:

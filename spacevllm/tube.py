@@ -45,6 +45,11 @@ def frame_range(span: Span, times_s: np.ndarray, duration_s: float) -> tuple[int
     return begin, max(end, begin + 1)
 
 
+def says_absent(answer: str) -> bool:
+    """Whether a model's words are ``ABSENT``."""
+    return answer.strip().rstrip(".").lower() == ABSENT.rstrip(".").lower()
+
+
 def interpolate_boxes(frames: np.ndarray, boxes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Boxes on ``wanted`` frames, linear between known ``frames``, the nearest known box outside them.
 
@@ -74,8 +79,9 @@ class Tube:
         begin_frame, end_frame: frames of the span, half-open; ``(0, 0)`` without a span.
         boxes: (end_frame - begin_frame, 4) float32, xyxy pixels of the original frame.
         fps: average frames per second. num_frames, width, height, duration_s: of the video.
-        confidence: in [0, 1], that it is there: the geometric mean probability of the answer's tokens (of its
-            complement, for ``ABSENT``), calibrated if the model has a calibration.
+        confidence: in [0, 1], that it is there: the presence head's, or for a model without one the geometric mean
+            probability of the answer's tokens (its complement, for ``ABSENT``); calibrated if the model has a
+            calibration.
         present: whether that is enough to say so; always False without a span.
         windows: looks at parts of a film, see ``spacevllm.windows``; 1 for a video seen at once. windows_unread: parts
             that could not be decoded.
@@ -115,7 +121,7 @@ class Tube:
     @property
     def says_absent(self) -> bool:
         """The model's own words were that it is not there."""
-        return self.answer.strip().rstrip(".").lower() == ABSENT.rstrip(".").lower()
+        return says_absent(self.answer)
 
     @property
     def begin_s(self) -> float | None:

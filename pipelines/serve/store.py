@@ -36,7 +36,8 @@ class Video:
     Attributes:
         id: names its bytes. name: as the client called it.
         path: of its bytes on this machine. version: of a file that is not the store's own, ``""`` for one that is.
-        facts: width, height, fps, num_frames, duration_s, codec, container; times_s where the rate varies.
+        facts: width, height, fps, num_frames, duration_s, codec, container; times_s where the rate varies;
+            start_s where the first frame comes late in the file's own clock.
     """
 
     id: str

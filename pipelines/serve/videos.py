@@ -211,8 +211,10 @@ def refusal(error: VideoError, video: Video) -> Problem:
 
 
 def _facts(info: VideoInfo) -> dict[str, Any]:
-    """``times_s``, when each frame begins, is there only where ``fps`` does not tell."""
+    """``times_s``, when each frame begins, is there only where ``fps`` does not tell; ``start_s`` only where the first
+    frame is not at the begin of the file's own clock, by which browsers go."""
     names = ("width", "height", "num_frames", "duration_s", "codec", "container")
     facts = {name: getattr(info, name) for name in names} | {"fps": float(info.fps)}
     uneven = info.uneven_times(0, info.num_frames)
+    facts |= {"start_s": round(info.first_pts_s, 4)} if info.first_pts_s > 0 else {}
     return facts | ({"times_s": uneven.round(4).tolist()} if len(uneven) else {})

@@ -14,7 +14,7 @@ from spacevllm.config import Config
 from spacevllm.data.instance import MediaType, Task
 from spacevllm.model.criterion import CriterionConfig
 
-Part = Literal["tower", "projector", "llm", "queries", "decoder"]
+Part = Literal["tower", "projector", "llm", "queries", "decoder", "presence"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 

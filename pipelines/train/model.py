@@ -12,6 +12,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.engine import load_deepspeed, settings
 from pipelines.train.optimizer import part_of
+from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
 from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
@@ -32,13 +33,14 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
         instances: a tiny tokenizer is trained on what some of them say; not read for a pretrained model.
 
     Raises:
-        FileNotFoundError: ``model.init`` is no model folder. CheckpointError: it is damaged.
+        FileNotFoundError: ``model.init`` is no model folder. CheckpointError: it is damaged. ConfigError: it has not
+            what the criterion teaches.
     """
     section, folder = config.model, Path(config.model.init)
     if section.init == "tiny":
         processor = tiny_processor(config, instances)
         return lambda: build(processor.config), processor
-    model_config = read_config(folder, section.fields)
+    model_config = _fitting(read_config(folder, section.fields), config)
     processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config.text.vocab_size), model_config)
     return lambda: _load(config, folder), processor
 
@@ -53,7 +55,7 @@ def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[M
         _, processor = prepare_model(config, instances)
     else:
         tokenizer = tiny_processor(config, instances).tokenizer
-        processor = SpaceVLLMProcessor(tokenizer, SpaceVLLMConfig(**section.fields))
+        processor = SpaceVLLMProcessor(tokenizer, _fitting(SpaceVLLMConfig(**section.fields), config))
 
     def make_model() -> SpaceVLLM:
         with torch.device("meta"):
@@ -68,7 +70,15 @@ def tiny_processor(config: TrainJobConfig, instances: Sequence[Instance]) -> Spa
     some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
     tokenizer = build_tiny_tokenizer(prompt_texts(some), section.vocab_size)
     fields = section.fields if section.init == "tiny" else {}
-    return SpaceVLLMProcessor(tokenizer, tiny_config(len(tokenizer), section.vision, section.text, **fields))
+    model_config = tiny_config(len(tokenizer), section.vision, section.text, **fields)
+    return SpaceVLLMProcessor(tokenizer, _fitting(model_config, config) if section.init == "tiny" else model_config)
+
+
+def _fitting(model: SpaceVLLMConfig, config: TrainJobConfig) -> SpaceVLLMConfig:
+    """``model`` itself, if it has what the criterion teaches."""
+    if config.criterion.presence and not model.presence_head:
+        raise ConfigError("criterion.presence teaches the presence head: set model.fields.presence_head to true")
+    return model
 
 
 def _load(config: TrainJobConfig, folder: Path) -> SpaceVLLM:
@@ -96,6 +106,8 @@ def choose_trained(model: SpaceVLLM, config: TrainJobConfig) -> SpaceVLLM:
         parameter.requires_grad_(part not in config.train.freeze and (not adapted or "lora_" in name))
         if not parameter.requires_grad and config.train.autocast and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.to(torch.bfloat16)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("train.freeze holds every part that the model has: nothing is left to train")
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model

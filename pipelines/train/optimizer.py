@@ -17,6 +17,7 @@ _PREFIXES: tuple[tuple[str, Part], ...] = (
     ("model.image_newline", "projector"),
     ("queries.", "queries"),
     ("space_decoder.", "decoder"),
+    ("presence_head.", "presence"),
 )
 
 

@@ -63,6 +63,9 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
         How often the pair of cross-attentions is applied.
     decoder_hidden_size (`int`, defaults to 512):
         Width of the box MLP.
+    presence_head (`bool`, defaults to `False`):
+        Whether each frame also gets a logit that what is described goes on in it: what the answer's confidence then is.
+        Needs queries.
     pointer_head (`int`, defaults to 0):
         The head of the last language layer that the time-pointer loss supervises.
     wordings (`str`, defaults to "many"):
@@ -92,12 +95,15 @@ class SpaceVLLMConfig(LlavaOnevisionConfig):
     decoder_cross_attention: Literal["dual", "frame_only"] = "dual"
     decoder_layers: int = 1
     decoder_hidden_size: int = 512
+    presence_head: bool = False
     pointer_head: int = 0
     wordings: Literal["one", "many"] = "many"
     system_prompt: str = "You are a helpful assistant."
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.presence_head and self.space_head != "queries":
+            raise ValueError(f"presence_head reads the queries' states: space_head {self.space_head} has none")
         if not 1 <= self.num_frames < QUERY_TOKENS:
             raise ValueError(f"num_frames is {self.num_frames}, but queries exist for 1 to {QUERY_TOKENS - 1} frames")
 

@@ -3,8 +3,10 @@
 The paper: cross-entropy + L1 + GIoU on frames inside the true span. Our own terms have weight 0 there and are what a
 model trained *from scratch* needs (see docs/decisions.md): ``attention`` pulls the decoder's second attention to the
 cells the box covers; ``pointer`` makes one head of the last layer look at the first and last frame when it writes
-the two times (or when it answers with a box); ``box_frames: visible`` supervises boxes outside the span too. An
-``align`` stage before all that gives a random tower what SigLIP's pre-training gives the real one.
+the two times (or when it answers with a box); ``presence`` teaches the presence head, frame by frame and for the
+whole video, from questions about what is there and about what is not; ``box_frames: visible`` supervises boxes
+outside the span too. An ``align`` stage before all that gives a random tower what SigLIP's pre-training gives the
+real one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from spacevllm.boxes import cxcywh_to_xyxy, pairwise_giou
 from spacevllm.config import Config
 from spacevllm.data.instance import TASKS
 from spacevllm.model.outputs import AlignOutput, GroundingOutput
+from spacevllm.model.presence_head import video_logit
 
 if TYPE_CHECKING:
     from spacevllm.model.batch import Batch
@@ -33,6 +36,7 @@ class CriterionConfig(Config):
     giou: float = 2.0
     attention: float = 0.0
     pointer: float = 0.0
+    presence: float = 0.0
     time_weight: float = 1.0
     box_frames: Literal["span", "visible"] = "span"
 
@@ -72,6 +76,8 @@ class Criterion:
         counts |= {"l1": boxes, "giou": boxes, "attention": boxes}
         if self.config.pointer:
             counts["pointer"] = 2 * by_task((batch.pointer_index[:, 0] >= 0).float(), batch.tasks)
+        if self.config.presence:
+            counts["presence"] = by_task(_timed(batch).float(), batch.tasks)
         return counts
 
     def sums(self, output: GroundingOutput | AlignOutput, batch: Batch) -> dict[str, Tensor]:
@@ -85,6 +91,8 @@ class Criterion:
         sums = {"lm": self._language(output, batch), **self._space(output, batch)}
         if self.config.pointer and output.pointer_logits is not None:
             sums["pointer"] = self._pointer(output.pointer_logits, batch)
+        if self.config.presence:
+            sums["presence"] = self._presence(output, batch)
         return sums
 
     def _alignment(self, output: AlignOutput, batch: Batch) -> dict[str, Tensor]:
@@ -121,6 +129,19 @@ class Criterion:
         boxed = batch.box_known[timed].any(1, keepdim=True)  # (N, 1)
         return by_task(torch.where(boxed, by_cell, by_frame).sum(-1), batch.tasks[timed])
 
+    def _presence(self, output: GroundingOutput, batch: Batch) -> Tensor:
+        """Cross-entropy of the frames, in the mean, and of the video."""
+        if output.space.presence_logits is None:
+            raise ValueError("criterion.presence needs a presence head: set model.fields.presence_head=true")
+        asked = _timed(batch)
+        logits, seen = output.space.presence_logits[asked], output.space_valid[asked]  # (N, T)
+        goes_on = batch.in_span[asked] & seen
+        frames = F.binary_cross_entropy_with_logits(logits, goes_on.float(), reduction="none") * seen
+        video = F.binary_cross_entropy_with_logits(
+            video_logit(logits, seen), goes_on.any(1).float(), reduction="none"
+        )  # (N,)
+        return by_task(frames.sum(1) / seen.sum(1).clamp(min=1) + video, batch.tasks[asked])
+
 
 def mean(sums: Tensor, counts: Tensor) -> Tensor:
     """Over all tasks, a scalar; 0 where nothing was counted."""
@@ -137,6 +158,12 @@ def _token_tasks(batch: Batch, learned: Tensor) -> Tensor:
     rows, _ = learned.nonzero(as_tuple=True)
     first = torch.searchsorted(batch.question_row, torch.arange(len(learned), device=rows.device))  # (B,)
     return batch.tasks[first[rows] + batch.segments[:, 1:][learned] - 1]
+
+
+def _timed(batch: Batch) -> Tensor:
+    """(Q,) bool: questions that ask for a time, of a video with queries; a few of them about what is not there."""
+    asks = torch.isin(batch.tasks, torch.tensor([TASKS.index("stvg"), TASKS.index("vtg")], device=batch.tasks.device))
+    return asks & (batch.query_index[batch.question_row] >= 0).any(1)
 
 
 def _covered(batch: Batch) -> Tensor:

@@ -28,7 +28,7 @@ _ADVICE = "was the adapter trained on this model?"
 def add_lora(model: SpaceVLLM, rank: int = 128, alpha: int = 256, dropout: float = 0.0) -> SpaceVLLM:
     """``model`` itself with LoRA in its language model: W + alpha / rank * B A, B zero, so nothing changes yet.
 
-    Only the adapter, the queries and the space decoder require gradients afterwards; who also trains the projector or
+    Only the adapter and the new modules require gradients afterwards; who also trains the projector or
     the tower says so after this call.
 
     Args:
@@ -36,8 +36,9 @@ def add_lora(model: SpaceVLLM, rank: int = 128, alpha: int = 256, dropout: float
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none")
     inject_adapter_in_model(config, model)
-    for name in NEW_MODULES:
-        model.get_submodule(name).requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.split(".")[0] in NEW_MODULES:
+            parameter.requires_grad_(True)
     return model
 
 

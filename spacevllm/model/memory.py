@@ -8,9 +8,9 @@ memory of one answer is that of its own tokens, too: nothing of the prefix is co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from transformers import Cache, DynamicCache
 
 from spacevllm.model.attention import SHARED_PREFIX, KeyValue
 from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.model.presence_head import video_logit
 from spacevllm.model.processing import Prefix, Segment
 
 _DECODED_AT_ONCE = 1 << 24  # states in one pass of the space decoder, which holds several copies of them
@@ -62,11 +63,13 @@ class VideoMemory:
 @dataclass
 class Answer:
     """tokens: generated ids, without the end of turn. confidence: geometric mean of their probabilities, in [0, 1].
-    boxes: (T, 4) cxcywh in [0, 1], one for each frame seen; None for a prefix without queries."""
+    boxes: (T, 4) cxcywh in [0, 1], one for each frame seen; None for a prefix without queries. presence: probability in
+    [0, 1] that it is there; None for a model without a presence head."""
 
     tokens: list[int]
     confidence: float
     boxes: Tensor | None
+    presence: float | None = None
 
 
 @torch.inference_mode()
@@ -108,10 +111,10 @@ def ask(
     states = _read(model, memory, tails, ids, (real[:, None] & causal)[:, None], position)  # (K, S, D)
     lengths = real.sum(1)  # (K,)
     last = states[torch.arange(len(ids), device=ids.device), lengths - 1]  # (K, D)
-    boxes = _boxes(model, memory, states, segments) if len(memory.query) else [None] * len(ids)
+    places = _places(model, memory, states, segments) if len(memory.query) else [(None, None)] * len(ids)
     written = _Decoding(tails, real, memory.length + lengths)
     tokens, confidence = _generate(model, memory, last, written, end_of_turn, max_new_tokens)
-    return [Answer(*answer) for answer in zip(tokens, confidence, boxes, strict=True)]
+    return [Answer(t, c, *place) for t, c, place in zip(tokens, confidence, places, strict=True)]
 
 
 def _pad(segments: Sequence[Segment], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -187,22 +190,28 @@ def _step(model: SpaceVLLM, memory: VideoMemory, decoding: _Decoding, chosen: Te
     return _read(model, memory, decoding.tails, chosen[:, None], mask, position)[:, 0]
 
 
-def _boxes(model: SpaceVLLM, memory: VideoMemory, states: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
-    """(T, 4) boxes a question; as many questions at once as their enhanced visual tokens take little memory."""
+def _places(
+    model: SpaceVLLM, memory: VideoMemory, states: Tensor, segments: Sequence[Segment]
+) -> list[tuple[Tensor, float | None]]:
+    """Boxes and presence of each question; as many at once as their enhanced visual tokens take little memory."""
     captions = [_caption(memory, state, segment) for state, segment in zip(states, segments, strict=True)]
     step = max(1, _DECODED_AT_ONCE // memory.visual.numel())
     blocks = [captions[i : i + step] for i in range(0, len(captions), step)]
-    return [box for block in blocks for box in _decode(model, memory, block)]
+    return [place for block in blocks for place in _decode(model, memory, block)]
 
 
-def _decode(model: SpaceVLLM, memory: VideoMemory, captions: Sequence[Tensor]) -> Tensor:
-    """captions: K times (M, D) → (K, T, 4) on the CPU."""
+def _decode(model: SpaceVLLM, memory: VideoMemory, captions: Sequence[Tensor]) -> Iterable[tuple[Tensor, float | None]]:
+    """captions: K times (M, D) → K times boxes (T, 4) on the CPU, and presence."""
     caption = torch.nn.utils.rnn.pad_sequence(list(captions), batch_first=True)  # (K, M, D)
     sizes = torch.tensor([len(c) for c in captions], device=caption.device)
     caption_mask = torch.arange(caption.shape[1], device=caption.device) < sizes[:, None]  # (K, M)
     visual, query = (x.expand(len(captions), *x.shape) for x in (memory.visual, memory.query))
     seen = torch.ones(visual.shape[:-1], dtype=torch.bool, device=caption.device)
-    return model.decode_boxes(visual, query, caption, seen, caption_mask).boxes.cpu()
+    space = model.decode_boxes(visual, query, caption, seen, caption_mask)
+    if space.presence_logits is None:
+        return zip(space.boxes.cpu(), repeat(None))
+    logits = video_logit(space.presence_logits, seen.any(-1))  # (K,)
+    return zip(space.boxes.cpu(), logits.sigmoid().tolist(), strict=True)
 
 
 def _caption(memory: VideoMemory, states: Tensor, segment: Segment) -> Tensor:

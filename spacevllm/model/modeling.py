@@ -19,10 +19,11 @@ from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.batch import Batch, Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.outputs import AlignOutput, GroundingOutput
+from spacevllm.model.presence_head import PresenceHead
 from spacevllm.model.queries import InterleavedQueries
 from spacevllm.model.space_decoder import QueryGuidedSpaceDecoder, SpaceOutput
 
-NEW_MODULES = ("queries", "space_decoder")  # what SpaceVLLM adds to LLaVA-OneVision
+NEW_MODULES = ("queries", "space_decoder", "presence_head")  # what SpaceVLLM adds to LLaVA-OneVision
 # the tower: torch's fused CPU kernel takes six times as long as two matmuls in bf16 at 64 tokens
 ATTENTION = {"text_config": SHARED_PREFIX, "vision_config": "eager" if not torch.cuda.is_available() else "sdpa"}
 
@@ -44,6 +45,7 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
             config.decoder_layers,
             dual=config.decoder_cross_attention == "dual",
         )
+        self.presence_head = PresenceHead(width, config.decoder_hidden_size) if config.presence_head else None
         self.post_init()
 
     def visual_features(self, pixels: Tensor, pooled: bool) -> Tensor:
@@ -144,11 +146,14 @@ class SpaceVLLM(LlavaOnevisionForConditionalGeneration):
     def decode_boxes(
         self, visual: Tensor, query: Tensor, caption: Tensor, visual_mask: Tensor, caption_mask: Tensor
     ) -> SpaceOutput:
-        """The space decoder in fp32, whatever the language model runs in; shapes as there."""
+        """The space decoder (and the presence head) in fp32, whatever the language model runs in; shapes as there."""
         with torch.autocast(visual.device.type, enabled=False):
             width = next(self.space_decoder.box_head.parameters()).dtype
-            states = (x.to(width) for x in (visual, query, caption))
-            return self.space_decoder(*states, visual_mask, caption_mask)
+            visual, query, caption = (x.to(width) for x in (visual, query, caption))
+            space: SpaceOutput = self.space_decoder(visual, query, caption, visual_mask, caption_mask)
+            if self.presence_head is None:
+                return space
+            return space._replace(presence_logits=self.presence_head(space.states, caption, caption_mask))
 
     def _space(self, batch: Batch, states: Tensor) -> tuple[SpaceOutput, Tensor]:
         rows = batch.question_row  # (Q,)

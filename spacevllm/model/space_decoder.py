@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 class SpaceOutput(NamedTuple):
     """boxes: (Q, T, 4) cxcywh in [0, 1]. attention_logits: (Q, T, P), the second attention's, for its supervision.
-    states: (Q, T, D), the query states the boxes were read from."""
+    states: (Q, T, D), the query states the boxes were read from. presence_logits: (Q, T), of the presence head; None
+    for a model without one."""
 
     boxes: Tensor
     attention_logits: Tensor
     states: Tensor
+    presence_logits: Tensor | None = None
 
 
-def _norm(x: Tensor) -> Tensor:
+def layer_norm(x: Tensor) -> Tensor:
+    """Over the last dimension, without weights."""
     return F.layer_norm(x, x.shape[-1:])
 
 
@@ -50,7 +53,7 @@ class CrossAttention(nn.Module):
         Returns:
             x + attended memory (..., N, D), and the logits (..., N, M), -inf where masked.
         """
-        query, key = self.query(_norm(x)), self.key(_norm(memory))
+        query, key = self.query(layer_norm(x)), self.key(layer_norm(memory))
         logits = query @ key.transpose(-1, -2) * x.shape[-1] ** -0.5  # (..., N, M)
         logits = logits.masked_fill(~mask.unsqueeze(-2), float("-inf"))
         return x + logits.softmax(-1) @ self.value(memory), logits
@@ -94,4 +97,4 @@ class QueryGuidedSpaceDecoder(nn.Module):
 
     def read_box(self, states: Tensor) -> Tensor:
         """(..., D) → (..., 4) cxcywh in [0, 1]."""
-        return self.box_head(_norm(states)).float().sigmoid()
+        return self.box_head(layer_norm(states)).float().sigmoid()

@@ -19,15 +19,16 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_zero_stage_has_the_losses_of_zero_0(results, name):
     reference = results[f"zero0-{name.split('-')[1]}"]
-    for metric in ("loss", "lm", "l1", "giou", "attention", "pointer", "loss/stvg", "loss/rec", "loss/qa"):
+    for metric in ("loss", "lm", "l1", "giou", "attention", "pointer", "presence", "loss/stvg", "loss/rec", "loss/qa"):
         assert results[name][metric] == pytest.approx(reference[metric], rel=1e-4), metric
     assert results[name]["gradient_norm"] == pytest.approx(reference["gradient_norm"], rel=1e-4)
 
 
 def test_they_do_learn_and_each_mode_something_else(results):
     for name in NAMES:
-        assert results[name]["lm"][-1] < results[name]["lm"][0]
-    assert len({results[f"zero0-{mode}"]["loss"][-1] for mode in ("full", "lora", "frozen")}) == 3
+        learned = "presence" if name.endswith("presence") else "lm"
+        assert results[name][learned][-1] < results[name][learned][0]
+    assert len({results[f"zero0-{mode}"]["loss"][-1] for mode in ("full", "lora", "frozen", "presence")}) == 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,8 +55,9 @@ def test_gradient_checkpointing_changes_nothing(results, zero):
 
 
 def test_frozen_parts_stay(results):
-    assert results["frozen parts changed"] == ["decoder", "projector", "queries"]
-    assert results["lora parts changed"] == ["decoder", "llm", "projector", "queries", "tower"]
+    assert results["frozen parts changed"] == ["decoder", "presence", "projector", "queries"]
+    assert results["lora parts changed"] == ["decoder", "llm", "presence", "projector", "queries", "tower"]
+    assert results["presence parts changed"] == ["presence"], "the recipe that teaches a finished model presence"
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])

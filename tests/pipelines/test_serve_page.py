@@ -127,8 +127,8 @@ def test_upload_ask_and_the_box_is_where_the_answer_says(page, client, media):
     assert page.locator("#boxes rect").count() == 0  # after the span there is no box
 
 
-def write_uneven(path):
-    """White; eight frames a second, then two; pixels are twice as high as wide."""
+def write_uneven(path, late_s):
+    """White; eight frames a second, then two; pixels are twice as high as wide; the first frame is ``late_s`` late."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"bf": "0"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
@@ -136,21 +136,22 @@ def write_uneven(path):
         stream.codec_context.time_base = Fraction(1, FPS)
         for number in (*range(16), *range(16, 33, 4)):
             frame = av.VideoFrame.from_ndarray(np.full((SIZE[1], SIZE[0], 3), 255, np.uint8), format="rgb24")
-            frame.pts = number
+            frame.pts = number + int(late_s * FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def test_boxes_follow_the_videos_own_times_and_fill_its_picture(page, client, tmp_path):
-    clip = write_uneven(tmp_path / "uneven.mp4")
+@pytest.mark.parametrize("late_s", [0.0, 1.5])
+def test_boxes_follow_the_videos_own_times_and_fill_its_picture(page, client, tmp_path, late_s):
+    clip = write_uneven(tmp_path / "uneven.mp4", late_s)
     open_video(page, clip)
     ask(page, QUESTIONS[0])
     [tube] = client.post("/v1/ground", files={"file": clip.open("rb")}, data={"question": QUESTIONS[0]}).json()["tubes"]
     assert [box[0] for box in tube["boxes"]] == list(range(8, 18))  # of seconds 1 to 3
     page.evaluate("video.pause()")
     for seconds, frame in ((1.95, 15), (2.3, 16), (2.7, 17)):
-        page.evaluate("seconds => { video.currentTime = seconds }", seconds)
+        page.evaluate("seconds => { video.currentTime = seconds }", seconds + late_s)
         page.wait_for_function("begin => !video.seeking && timeline.ariaValueNow >= begin", arg=seconds - 0.6)
         box = page.evaluate(
             "() => ['x', 'y', 'width', 'height'].map(n => +document.querySelector('#boxes .line').getAttribute(n))"

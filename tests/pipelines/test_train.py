@@ -26,6 +26,7 @@ from pipelines.manifest import data_set_media
 from pipelines.tracking import TrackingConfig
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import clip_samples, read_instances, text_tables
+from pipelines.train.model import choose_trained, shape_only
 from pipelines.train.optimizer import MuonAdamW, parameter_groups
 from spacevllm.config import ConfigError, load_config
 from spacevllm.data.instance import Instance
@@ -165,9 +166,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
             assert row[name] == pytest.approx(whole[step][name], rel=1e-6), (step, name)
 
 
-def test_muon_needs_whole_matrices(data, tmp_path):
+def test_muon_needs_whole_matrices(tmp_path):
     with pytest.raises(ConfigError, match="needs workers"):
-        config(data, tmp_path, "train.optimizer=muon", "workers.zero_stage=1")
+        config("data", tmp_path, "train.optimizer=muon", "workers.zero_stage=1")
 
 
 def test_batches_must_divide_by_workers(tmp_path):
@@ -190,7 +191,7 @@ def test_batches_must_divide_by_workers(tmp_path):
         ("stages.stills.media=null", "needs either media (and tasks, and rehearse) or mix"),
         ("stages.stills.batch_size=0", "stages.stills needs a batch_size"),
         ("stages.align.media=text", "nothing in text that objective align could align"),
-        ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
+        ("train.freeze=[tower, projector, llm, queries, decoder, presence]", "nothing is left to train"),
         ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
         ("train.learning_rates={head: 1.0e-3}", "train.learning_rates.head"),
         ("workers.zero_stage=4", "workers.zero_stage"),
@@ -206,6 +207,19 @@ def test_what_does_not_fit_together_is_said(tmp_path, override, message):
 def test_lora_and_a_frozen_language_model_contradict_each_other(tmp_path):
     with pytest.raises(ConfigError, match="which is what lora trains"):
         config("data", tmp_path, "lora={rank: 8}", "train.freeze=[llm]")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("criterion.presence=1", "set model.fields.presence_head to true"),
+        ("train.freeze=[tower, projector, llm, queries, decoder]", "every part that the model has"),
+    ],
+)
+def test_what_the_model_lacks_is_said_before_a_worker_starts(tmp_path, override, message):
+    job = config("data", tmp_path, override)
+    with pytest.raises(ConfigError, match=message):
+        choose_trained(shape_only(job, [])[0](), job)
 
 
 def test_each_part_has_its_own_learning_rate():

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CASES = [(zero, mode) for mode in ("full", "lora") for zero in (0, 1, 2, 3)] + [(0, "frozen"), (3, "frozen")]
+CASES = [(zero, mode) for mode in ("full", "lora") for zero in (0, 1, 2, 3)] + [
+    (zero, mode) for mode in ("frozen", "presence") for zero in (0, 3)
+]
 STEPS = 3
-CRITERION = {"attention": 1.0, "pointer": 1.0, "box_frames": "visible", "time_weight": 3.0}
+CRITERION = {"attention": 1.0, "pointer": 1.0, "presence": 1.0, "box_frames": "visible", "time_weight": 3.0}
 
 
 def launch(out: Path) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def main(out: Path) -> None:
         results[f"zero{zero}-{mode}-folder"] = from_folder(zero, mode, out / "zero0-full" / "model")
     if dist.get_rank() == 0:
         results["plain torch"] = plain_torch()
-        for mode in ("frozen", "lora"):
+        for mode in ("frozen", "lora", "presence"):
             results[f"{mode} parts changed"] = changed_parts(out / f"zero3-{mode}" / "model")
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()
@@ -104,36 +106,41 @@ def config(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
         tree["lora"] = {"rank": 4, "alpha": 8}
     if mode == "frozen":
         tree["train"]["freeze"] = ["tower", "llm"]
+    if mode == "presence":
+        tree["train"]["freeze"] = ["tower", "projector", "llm", "queries", "decoder"]
     return TrainJobConfig.model_validate(tree)
 
 
 def trainer(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
-    from tiny import make
-
     from pipelines.train.trainer import Trainer
 
-    model, processor = make()
-    return Trainer(config(zero, mode, **sections), model, processor)
+    return Trainer(config(zero, mode, **sections), *fresh())
+
+
+def fresh(**fields: object) -> Any:
+    """The model that every case starts from, and its processor."""
+    from tiny import make
+
+    return make(presence_head=True, **fields)
 
 
 def samples(rank: int) -> list[Any]:
-    """Rank 0 has videos with sentences and an image, rank 1 nothing but multiple choice (no queries, no boxes) and a
-    question about nothing (no pixels either)."""
-    from tiny import clip, instance, text_clip
+    """Rank 0 has videos with sentences, one about what is not there, and an image; rank 1 nothing but multiple choice
+    (no queries, no boxes) and a question about nothing (no pixels either)."""
+    from tiny import absent, clip, instance, text_clip
 
     if rank == 0:
-        return [clip([instance(0), instance(1, "vtg")]), clip([instance(0, "rec")], 1)]
+        return [clip([instance(0), absent(2), instance(1, "vtg")]), clip([instance(0, "rec")], 1)]
     return [clip([instance(k, "qa") for k in range(3)], 2), text_clip(1)]
 
 
 def batches(micro: int = 1) -> list[Any]:
     import torch.distributed as dist
-    from tiny import make
 
     from spacevllm.data.collate import Collator
 
     collate, own = (
-        Collator(make(queries_in_text_tasks=False)[1], CRITERION["time_weight"]),
+        Collator(fresh(queries_in_text_tasks=False)[1], CRITERION["time_weight"]),
         samples(dist.get_rank()),
     )
     return [collate(own[i : i + micro]) for i in range(0, len(own), micro)]
@@ -150,7 +157,6 @@ def steps(one: Any, parts: list[Any], count: int = STEPS) -> dict[str, list[floa
 def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
     """Losses; what the next step loses in this run, and in one that was loaded; outputs of engine and saved model."""
     import torch.distributed as dist
-    from tiny import make
 
     from pipelines.train.model import choose_trained
     from pipelines.train.plan import count_parameters, memory_per_device
@@ -159,7 +165,7 @@ def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
     print(f"case ZeRO {zero}, {mode}", flush=True)  # the log of a run that hangs says where
     parts, before = batches(), storages()
     job = config(zero, mode)
-    sizes = count_parameters(choose_trained(make()[0], job))  # ZeRO-3 leaves nothing to count
+    sizes = count_parameters(choose_trained(fresh()[0], job))  # ZeRO-3 leaves nothing to count
     one = trainer(zero, mode)
     found: dict[str, Any] = steps(one, parts)
     found["bytes held"] = sum(size for address, size in storages().items() if address not in before)
@@ -183,13 +189,11 @@ def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
 
 def changed_parts(folder: Path) -> list[str]:
     """Parts of the saved model that are no longer what training started from."""
-    from tiny import make
-
     from pipelines.train.optimizer import part_of
     from spacevllm.predictor import Predictor
 
     trained = dict(Predictor.load(folder).model.named_parameters())
-    return sorted({part_of(name) for name, before in make()[0].named_parameters() if not before.equal(trained[name])})
+    return sorted({part_of(name) for name, before in fresh()[0].named_parameters() if not before.equal(trained[name])})
 
 
 def outputs(model: Any, batch: Any) -> list[float]:
@@ -230,15 +234,14 @@ def accumulated(micro: int) -> dict[str, list[float]]:
 def plain_torch() -> dict[str, list[float]]:
     """One process, no engine, one batch of everything."""
     import torch
-    from tiny import make
 
     from pipelines.train.optimizer import make_optimizer
     from spacevllm.data.collate import Collator
     from spacevllm.model.criterion import Criterion
 
     job = config(0, "full")
-    model, _ = make()
-    collate = Collator(make(queries_in_text_tasks=False)[1], CRITERION["time_weight"])
+    model, _ = fresh()
+    collate = Collator(fresh(queries_in_text_tasks=False)[1], CRITERION["time_weight"])
     batch = collate([*samples(0), *samples(1)])
     criterion, optimizer = Criterion(job.criterion), make_optimizer(model, job)
     found: dict[str, list[float]] = {"loss": [], "gradient_norm": []}

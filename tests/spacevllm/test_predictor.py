@@ -42,6 +42,16 @@ def test_one_tube_a_question(folder, predictor):
         assert 0 <= tube.confidence <= 1
 
 
+def test_a_presence_head_says_how_sure_it_is_and_not_the_words(folder):
+    with_head = Predictor(*make(presence_head=True))
+    head = with_head.model.presence_head
+    head.mlp[-1].weight.data.zero_()
+    for bias, expected in ((-9.0, 8 / (8 + np.exp(9))), (-np.log(8), 0.5)):  # a soft maximum over eight frames
+        head.mlp[-1].bias.data.fill_(bias)
+        [tube] = with_head.ground(folder / "000000.mp4", ["the red circle"])
+        assert tube.confidence == pytest.approx(expected, rel=1e-4)
+
+
 def test_frames_at_hand_give_the_same_as_a_path(folder, predictor):
     clip = sample_frames(folder / "000000.mp4", predictor.num_frames)
     [a], [b] = (predictor.ground(video, ["the red circle"]) for video in (clip, folder / "000000.mp4"))

@@ -156,8 +156,8 @@ function keys(event) {
   const far = event.shiftKey;
   const deeds = {
     "/": () => at("question").focus(),
-    ArrowLeft: () => (far ? player.seek(player.video.currentTime - 1) : player.step(-1)),
-    ArrowRight: () => (far ? player.seek(player.video.currentTime + 1) : player.step(1)),
+    ArrowLeft: () => (far ? player.seek(player.now - 1) : player.step(-1)),
+    ArrowRight: () => (far ? player.seek(player.now + 1) : player.step(1)),
     Home: () => player.seek(0),
     End: () => player.seek(Infinity),
   };

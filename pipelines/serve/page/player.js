@@ -41,7 +41,7 @@ export class Player {
     this.drawn = false; // whether the boxes are in the picture already
     this.screen.onclick = this.button.onclick = () => this.toggle();
     this.video.onplay = this.video.onpause = this.video.onended = () => this.#showState();
-    this.video.onseeked = this.video.onloadeddata = () => this.paint(this.video.currentTime);
+    this.video.onseeked = this.video.onloadeddata = () => this.paint(this.now);
     this.#followTimeline();
     this.#followFrames();
   }
@@ -58,9 +58,15 @@ export class Player {
     this.show([]);
   }
 
+  // Seconds from the first frame, as answers count them. A browser's clock is the file's, where that frame may come late.
+  get now() {
+    return Math.max(0, this.video.currentTime - this.late);
+  }
+
   play(blob, onerror = null, drawn = false) {
     if (this.video.src) URL.revokeObjectURL(this.video.src);
     this.drawn = drawn;
+    this.late = drawn ? 0 : (this.probe.start_s ?? 0); // a drawing begins with its first frame
     this.screen.classList.toggle("drawn", drawn);
     this.video.onerror = onerror;
     this.video.src = URL.createObjectURL(blob);
@@ -77,7 +83,7 @@ export class Player {
   show(answers) {
     this.answers = answers;
     this.tracks.replaceChildren(...(answers.length ? answers : [{}]).map((answer) => this.#track(answer)));
-    this.paint(this.video.currentTime);
+    this.paint(this.now);
   }
 
   toggle() {
@@ -87,15 +93,15 @@ export class Player {
 
   seek(seconds) {
     const end = this.probe.duration_s - 0.5 / this.probe.fps; // beyond the last frame's start some browsers show nothing
-    this.video.currentTime = Math.max(0, Math.min(seconds, end));
-    this.paint(this.video.currentTime);
+    this.video.currentTime = this.late + Math.max(0, Math.min(seconds, end));
+    this.paint(this.now);
   }
 
   // Whole frames: to the middle of the next or last one, which no rounding can miss.
   step(count) {
     this.video.pause();
     const { times_s: times, fps } = this.probe;
-    const frame = Math.max(0, this.frameOf(this.video.currentTime) + count);
+    const frame = Math.max(0, this.frameOf(this.now) + count);
     this.seek(times ? times[Math.min(frame, times.length - 1)] + 0.1 / fps : (frame + 0.5) / fps);
   }
 
@@ -145,12 +151,12 @@ export class Player {
   #followFrames() {
     if ("requestVideoFrameCallback" in this.video) {
       const next = (_, { mediaTime }) => {
-        if (!this.video.seeking) this.paint(mediaTime);
+        if (!this.video.seeking) this.paint(Math.max(0, mediaTime - this.late));
         this.video.requestVideoFrameCallback(next);
       };
       this.video.requestVideoFrameCallback(next);
     } else {
-      this.video.ontimeupdate = () => this.paint(this.video.currentTime);
+      this.video.ontimeupdate = () => this.paint(this.now);
     }
   }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
+from spacevllm.tube import ABSENT
 
 WORDS = ("the red circle", "a blue square while it moves left", "what grows while the cow stands still?")
 
@@ -36,6 +39,12 @@ def instance(k: int, task: str = "stvg", question: str = "") -> Instance:
         **qa,
         **({"box_frames": [0], "boxes": [[10.0, 20.0, 50.0, 80.0]]} if task == "rec" else boxes),
     )
+
+
+def absent(k: int) -> Instance:
+    """A question about what is not in the video."""
+    there = replace(instance(k), id=f"absent-{k}", answer=ABSENT, begin_s=None, end_s=None, box_frames=[], boxes=[])
+    return replace(there, begin_frame=None, end_frame=None)
 
 
 def clip(instances: list[Instance], seed: int = 0) -> ClipSample:
