@@ -21,7 +21,7 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.requests import JSON_BYTES, check_questions, parse, read_body
 from pipelines.serve.service import Service
 from pipelines.serve.store import Video
-from spacevllm.tube import Tube
+from spacevllm.tube import ABSENT, Tube
 
 
 class Url(BaseModel):
@@ -88,12 +88,16 @@ def check_model(name: str, service: Service) -> None:
 
 
 def answer_text(tube: Tube) -> str:
-    """The span as a sentence; below it one line of JSON with the same span and the boxes."""
+    """The span as a sentence, or that it is not there; below a span one line of JSON with the same and the boxes."""
+    if tube.says_absent:
+        return ABSENT
     if tube.span is None:
         return f"No time could be read from the answer: {tube.answer}"
     begin_s, end_s = tube.span.begin_s, tube.span.end_s
-    facts = {"span": [begin_s, end_s], "confidence": tube.confidence, "width": tube.width, "height": tube.height}
-    return f"From {begin_s:.2f}s to {end_s:.2f}s.\n{with_last(facts, 'boxes', boxes_json(tube))}"
+    facts = {"span": [begin_s, end_s], "confidence": tube.confidence, "present": tube.present}
+    facts |= {"width": tube.width, "height": tube.height}
+    doubt = "" if tube.present else "Probably not there. "
+    return f"{doubt}From {begin_s:.2f}s to {end_s:.2f}s.\n{with_last(facts, 'boxes', boxes_json(tube))}"
 
 
 async def _open(url: str, service: Service) -> Video:

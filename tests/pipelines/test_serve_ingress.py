@@ -9,6 +9,7 @@ import re
 import threading
 import tracemalloc
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import av
@@ -205,8 +206,12 @@ def test_the_reference_names_every_route_and_needs_no_other_server(predictor, tm
     assert "default-src 'none'" in docs.headers["content-security-policy"] and redoc.status_code == 404
 
 
-def test_chat_says_what_could_not_be_read():
+def test_chat_says_what_is_not_there_and_what_could_not_be_read():
     assert answer_text(tube(0, None)) == "No time could be read from the answer: é"
+    assert answer_text(replace(tube(0, None), answer="it is not there")) == "It is not there."
+    for present, begin in ((True, "From 0.00s to 1.00s."), (False, "Probably not there. From 0.00s to 1.00s.")):
+        sentence, facts = answer_text(replace(tube(2, SECOND), present=present)).split("\n")
+        assert sentence == begin and json.loads(facts)["present"] is present
 
 
 def test_more_boxes_than_one_request_may_have_are_refused_at_once(predictor, clip, tmp_path):
