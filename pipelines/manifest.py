@@ -15,6 +15,7 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -93,7 +94,7 @@ def list_videos(videos: str | Sequence[str]) -> pa.Table:
         else:
             found |= _expand(uri)
     named = {entry.uri for entry in entries if not entry.error} - set(found)
-    return _rows([*map(Entry, found), *entries], found | storage.versions(named))
+    return _rows([*map(_found, found), *entries], found | storage.versions(named))
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
@@ -178,6 +179,22 @@ def _read_manifest(uri: str) -> Iterator[Entry]:
             )
         else:
             yield Entry(place, line.begin_s, line.end_s, line.question)
+
+
+def _found(uri: str) -> Entry:
+    if is_utf8(uri):
+        return Entry(uri)
+    spelled = os.fsencode(uri).decode(errors="backslashreplace")  # what a table can hold
+    return Entry(spelled, error="name: it is not UTF-8; rename the file")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: Python keeps other bytes of names and arguments as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _broken(place: str, row: Row | str, error: str) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.manifest import Line
+from pipelines.manifest import Line, is_utf8
 from pipelines.predict import Question
 from pipelines.rows import is_rows, read_rows
 from spacevllm.config import ConfigError
@@ -29,6 +29,9 @@ def read_questions(question: str | Sequence[str], file: str | None) -> list[tupl
         ConfigError: no such file, not readable, or no question in it.
     """
     listed = [question] if isinstance(question, str) else question
+    for text in listed:
+        if not is_utf8(text):
+            raise ConfigError(f"--question {text!r} is no UTF-8 text")
     found = [("", text.strip()) for text in listed]
     if file:
         found += _read_file(file)
@@ -58,6 +61,8 @@ def pair_questions(manifest: pa.Table, questions: Sequence[tuple[str, str]]) -> 
             own[_find_video(by_name[storage.name(video)], video)["id"]].append(text)
     for row in rows:
         texts = dict.fromkeys([*everywhere, *own[row["id"]]])  # each once, in order
+        if any(texts):
+            texts.pop("", None)  # of a broken row that brought no question
         if texts:
             yield row, [Question(instance_id(row["id"], text), "stvg", text) for text in texts]
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,7 +122,7 @@ def find(uri: str | Path) -> dict[str, str]:
         infos = [fs.info(path)] if fs.exists(path) else []
     files = {
         _spell(fs, info["name"]): _version(info)
-        for info in infos
+        for info in map(partial(_followed, fs), infos)
         if info["type"] == "file" and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
     }
     return dict(sorted(files.items()))
@@ -356,6 +357,14 @@ def _busy(uri: str, holder: Mapping[str, Any]) -> StorageBusy:
 
 def _spell(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+
+
+def _followed(fs: fsspec.AbstractFileSystem, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a link leads to, under the link's name: a listing says only that it is one. Folders are not walked twice."""
+    try:
+        return fs.info(info["name"]) if info.get("islink") else info
+    except OSError:  # it leads nowhere: whoever reads it is told
+        return {**info, "type": "file"}
 
 
 def _version(info: Mapping[str, Any]) -> str:

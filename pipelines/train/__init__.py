@@ -65,6 +65,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
                 if stage.media
             }
             result = fit(config, recipe, payload, datasets, reports)
+        storage.remove_folder(storage.join(config.out, "model"))  # a calibration of earlier weights is none of these
         storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))
         summary = {
             "stage": "train",

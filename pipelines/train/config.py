@@ -163,7 +163,8 @@ class TrainJobConfig(Config):
             raise ValueError("train.freeze holds llm, which is what lora trains; leave one of them out")
         if self.model.init != "tiny" and (self.model.vision or self.model.text):
             raise ValueError("model.vision and model.text belong to model.init tiny; a folder brings its own sizes")
-        if set(self.train.freeze) == set(PARTS):
+        untaught = set() if self.criterion.presence else {"presence"}
+        if set(self.train.freeze) | untaught == set(PARTS):
             raise ValueError("train.freeze holds every part: nothing is left to train")
         if not self.total_steps:
             raise ValueError("stages have 0 steps in all")

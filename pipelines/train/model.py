@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields as dataclass_fields
+from difflib import get_close_matches
+from inspect import get_annotations
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from transformers.integrations import HfDeepSpeedConfig
 
 from pipelines.train.config import TrainJobConfig
@@ -40,7 +45,7 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
     if section.init == "tiny":
         processor = tiny_processor(config, instances)
         return lambda: build(processor.config), processor
-    model_config = _fitting(read_config(folder, section.fields), config)
+    model_config = _configured(config, section.fields, lambda: read_config(folder, section.fields))
     processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config.text.vocab_size), model_config)
     return lambda: _load(config, folder), processor
 
@@ -55,7 +60,8 @@ def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[M
         _, processor = prepare_model(config, instances)
     else:
         tokenizer = tiny_processor(config, instances).tokenizer
-        processor = SpaceVLLMProcessor(tokenizer, _fitting(SpaceVLLMConfig(**section.fields), config))
+        model_config = _configured(config, section.fields, lambda: SpaceVLLMConfig(**section.fields))
+        processor = SpaceVLLMProcessor(tokenizer, model_config)
 
     def make_model() -> SpaceVLLM:
         with torch.device("meta"):
@@ -69,16 +75,42 @@ def tiny_processor(config: TrainJobConfig, instances: Sequence[Instance]) -> Spa
     section = config.model
     some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
     tokenizer = build_tiny_tokenizer(prompt_texts(some), section.vocab_size)
-    fields = section.fields if section.init == "tiny" else {}
-    model_config = tiny_config(len(tokenizer), section.vision, section.text, **fields)
-    return SpaceVLLMProcessor(tokenizer, _fitting(model_config, config) if section.init == "tiny" else model_config)
+    if section.init != "tiny":  # only its words are wanted
+        return SpaceVLLMProcessor(tokenizer, tiny_config(len(tokenizer)))
+
+    def make_config() -> SpaceVLLMConfig:
+        return tiny_config(len(tokenizer), section.vision, section.text, **section.fields)
+
+    return SpaceVLLMProcessor(tokenizer, _configured(config, section.fields, make_config))
 
 
-def _fitting(model: SpaceVLLMConfig, config: TrainJobConfig) -> SpaceVLLMConfig:
-    """``model`` itself, if it has what the criterion teaches."""
-    if config.criterion.presence and not model.presence_head:
+def _configured(
+    config: TrainJobConfig, fields: Mapping[str, Any], make_config: Callable[[], SpaceVLLMConfig]
+) -> SpaceVLLMConfig:
+    """The model's configuration, if it can be made with these ``fields`` and has what the criterion teaches."""
+    _check_fields(fields)
+    try:
+        made = make_config()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"model.fields: {error}") from None
+    if config.criterion.presence and not made.presence_head:
         raise ConfigError("criterion.presence teaches the presence head: set model.fields.presence_head to true")
-    return model
+    return made
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """transformers' configurations take any name and any value."""
+    known, own = {f.name for f in dataclass_fields(SpaceVLLMConfig)}, get_annotations(SpaceVLLMConfig, eval_str=True)
+    for name, value in fields.items():
+        if name not in known:
+            near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
+            raise ConfigError(f"model.fields.{name}: unknown key{near}")
+        try:
+            TypeAdapter(own.get(name, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"model.fields.{name}: {error.errors()[0]['msg']} (got {value!r})") from None
 
 
 def _load(config: TrainJobConfig, folder: Path) -> SpaceVLLM:
@@ -102,12 +134,12 @@ def choose_trained(model: SpaceVLLM, config: TrainJobConfig) -> SpaceVLLM:
         add_lora(model, config.lora.rank, config.lora.alpha, config.lora.dropout)
     for name, parameter in model.named_parameters():
         part = part_of(name)
+        untaught = part == "presence" and not config.criterion.presence  # weight decay or a cast would move it
         adapted = part == "llm" and config.lora is not None
-        parameter.requires_grad_(part not in config.train.freeze and (not adapted or "lora_" in name))
-        if not parameter.requires_grad and config.train.autocast and not hasattr(parameter, "ds_id"):
+        parameter.requires_grad_(part not in config.train.freeze and not untaught and (not adapted or "lora_" in name))
+        frozen = not parameter.requires_grad and not untaught
+        if frozen and config.train.autocast and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.to(torch.bfloat16)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("train.freeze holds every part that the model has: nothing is left to train")
     if config.train.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model

@@ -64,7 +64,7 @@ class VideoMemory:
 class Answer:
     """tokens: generated ids, without the end of turn. confidence: geometric mean of their probabilities, in [0, 1].
     boxes: (T, 4) cxcywh in [0, 1], one for each frame seen; None for a prefix without queries. presence: probability in
-    [0, 1] that it is there; None for a model without a presence head."""
+    [0, 1] that it is there; None for a prefix without queries and for a model without a presence head."""
 
     tokens: list[int]
     confidence: float

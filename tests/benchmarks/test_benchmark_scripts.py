@@ -94,7 +94,7 @@ def test_serve_climbs_until_requests_wait(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    loads = run("-m", "benchmarks.serve", "--seconds", "0.5", "--port", str(port), "--out", str(tmp_path))["loads"]
+    loads = run("-m", "benchmarks.serve", "--seconds", "0.25", "--port", str(port), "--out", str(tmp_path))["loads"]
     assert [load["load"] for load in loads] == ["one_video", "shared_videos", "own_videos"]
     assert all(max(tried["p99_over_idle"] for tried in load["tried"]) > 2 for load in loads)
 

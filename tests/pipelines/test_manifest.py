@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,6 +105,17 @@ def test_questions_for_all_are_asked_beside_the_rows_own(archive):
 def test_a_video_that_is_not_there_is_a_row(archive):
     (archive / "m.csv").write_text("video,question\ngone.mp4,a dog\nhttp://127.0.0.1:9/x.mp4,a dog\n")
     assert [row["version"] for row in listed(archive / "m.csv")] == ["", ""]
+
+
+def test_a_name_that_no_table_can_hold_costs_its_own_row(archive):
+    (archive / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"")
+    manifest = list_videos(str(archive))
+    [row] = [row for row in manifest.to_pylist() if row["error"]]
+    assert row["uri"] == str(archive / "caf\\xe9.mp4") and "not UTF-8" in row["error"]
+    pairs = {row["uri"]: [q.question for q in asked] for row, asked in pair_questions(manifest, [("", "what?")])}
+    assert len(pairs) == manifest.num_rows and set(map(tuple, pairs.values())) == {("what?",)}
+    with pytest.raises(ConfigError, match="no UTF-8 text"):
+        read_questions(os.fsdecode(b"caf\xe9?"), None)
 
 
 @pytest.mark.parametrize(

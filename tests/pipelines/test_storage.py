@@ -80,6 +80,20 @@ def test_find_leaves_out_hidden_and_half_written_files(tmp_path):
     assert [os.path.basename(uri) for uri in storage.find(tmp_path)] == ["whole.parquet"]
 
 
+def test_find_follows_links_to_files(tmp_path):
+    """A snapshot of a model hub, or a selection, is a folder of links."""
+    (tmp_path / "stored").write_text("x")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "a.mp4").symlink_to("../stored")
+    (links / "lost.mp4").symlink_to("nowhere")  # is told by whoever reads it
+    (links / "loop").symlink_to(".")
+    for uri in (links, links / "*.mp4"):
+        found = storage.find(uri)
+        assert [storage.name(one) for one in found] == ["a.mp4", "lost.mp4"]
+    assert storage.version(links / "a.mp4") == found[str(links / "a.mp4")]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     storage.write_text(tmp_path / "a", "old")
     with pytest.raises(TypeError):

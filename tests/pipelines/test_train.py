@@ -157,7 +157,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
         os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (out / "model").exists()
+    (out / "model").mkdir()
+    (out / "model" / "calibration.json").write_text("{}")  # of a model that was here before
     assert main(command[3:]) == 0  # the same command again, in the Ray that is running here
+    assert not (out / "model" / "calibration.json").exists()
     resumed, whole = history(out), history(finished)
     started_at = resumed[48]["started_at"]
     assert started_at in JOINT and set(resumed) >= set(range(started_at + 1, 49))
@@ -191,7 +194,7 @@ def test_batches_must_divide_by_workers(tmp_path):
         ("stages.stills.media=null", "needs either media (and tasks, and rehearse) or mix"),
         ("stages.stills.batch_size=0", "stages.stills needs a batch_size"),
         ("stages.align.media=text", "nothing in text that objective align could align"),
-        ("train.freeze=[tower, projector, llm, queries, decoder, presence]", "nothing is left to train"),
+        ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
         ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
         ("train.learning_rates={head: 1.0e-3}", "train.learning_rates.head"),
         ("workers.zero_stage=4", "workers.zero_stage"),
@@ -212,14 +215,29 @@ def test_lora_and_a_frozen_language_model_contradict_each_other(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("criterion.presence=1", "set model.fields.presence_head to true"),
-        ("train.freeze=[tower, projector, llm, queries, decoder]", "every part that the model has"),
+        (["criterion.presence=1"], "set model.fields.presence_head to true"),
+        (["criterion.presence=1", "train.freeze=[tower, projector, llm, queries, decoder]"], "presence_head to true"),
+        (
+            ["model.fields={presense_head: true}"],
+            "presense_head: unknown key, did you mean 'presence_head'",
+        ),
+        (["model.fields={prompt_order: last}"], "model.fields.prompt_order: Input should be 'video_first' or"),
+        (["model.fields={num_frames: 5000}"], "model.fields: num_frames is 5000"),
+        (["model.fields={presence_head: true, space_head: text_coordinates}"], "space_head text_coordinates has none"),
     ],
 )
-def test_what_the_model_lacks_is_said_before_a_worker_starts(tmp_path, override, message):
-    job = config("data", tmp_path, override)
-    with pytest.raises(ConfigError, match=message):
-        choose_trained(shape_only(job, [])[0](), job)
+def test_what_the_model_cannot_be_is_said(tmp_path, override, message):
+    with pytest.raises(ConfigError) as error:
+        shape_only(config("data", tmp_path, *override), [])
+    assert message in str(error.value)
+
+
+def test_a_head_that_nothing_teaches_stays_as_it_is(tmp_path):
+    """Weight decay alone would shrink it, and a cast would round it."""
+    job = config("data", tmp_path, "model.fields={presence_head: true}")
+    model = choose_trained(build(tiny_config(400, presence_head=True)), job)
+    assert {p.dtype for p in model.presence_head.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in model.presence_head.parameters())
 
 
 def test_each_part_has_its_own_learning_rate():
