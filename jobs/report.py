@@ -21,7 +21,7 @@ from pipelines.progress import Progress
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.drawing.overlay import draw_overlay
-from spacevllm.drawing.report import ReportItem, write_report
+from spacevllm.drawing.report import ABSENT, ReportItem, write_report
 from spacevllm.evaluation.scoring import score
 from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import VideoError
@@ -91,14 +91,23 @@ def make(config: ReportConfig, asked: Container[str] | None = None) -> dict[str,
     undrawn = sum(item.status != "ok" for item in items)
     items += [ReportItem(r["question"], r["video"], status=r["status"], error=r["error"]) for r in failed]
     scores = storage.read_json(storage.join(config.scores, "summary.json")) if config.scores else None
+    num_absent = len(good) - len(found) if config.order == "confidence" else 0
+    if num_absent:  # of a large archive most: those that came nearest
+        absent = [row for row in good if row["begin_s"] is None or row.get("present") is False]
+        items += [ReportItem(r["question"], r["video"], status=ABSENT, error=_why(r)) for r in _choice(absent, config)]
     facts = {"answers": len(good), "shown": len(shown) - undrawn, "failed": len(failed), "model": _models(rows)}
     page = write_report(
-        Path(config.out, "report.html"), config.title, scores, items, facts, max_videos=config.max_clips
+        Path(config.out, "report.html"), config.title, scores, items, facts, config.max_clips, num_absent=num_absent
     )
     counts = {"in": len(rows), "ok": len(good), "failed": len(failed), "found": len(found), "undrawn": undrawn}
+    counts["not_there"] = num_absent
     summary = {"stage": "report", **counts, "report": str(page)}
     storage.write_json(storage.join(config.out, "summary.json"), summary)
     return summary
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    return "no time could be read" if row["begin_s"] is None else f"confidence {row['confidence']:.0%}"
 
 
 def undrawn(page: Mapping[str, Any]) -> str:

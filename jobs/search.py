@@ -70,6 +70,7 @@ def run(question: str, model: str, videos: str, out: str, overrides: list[str], 
     summary = ground(config.grounding)
     asked = {q.id for _, about in pair_questions(manifest, [("", config.question)]) for q in about}
     page = make(config.page, asked)
-    counts = [f"found in {page['found']} of {summary['videos']} videos", f"{summary['failed']} failed"]
+    counts = [f"found in {page['found']} of {summary['videos']} videos", f"not there in {page['not_there']}"]
+    counts.append(f"{summary['failed']} failed")
     finish(f"page: {page['report']} ({', '.join(filter(None, [*counts, undrawn(page)]))})")
     return SOME_FAILED if summary["failed"] or page["undrawn"] else OK

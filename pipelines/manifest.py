@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
@@ -76,6 +77,10 @@ class Line(BaseModel):
         if line.begin_s is not None and line.end_s is not None and line.begin_s >= line.end_s:
             raise ValueError(f"begin_s {line.begin_s:g} is not before end_s {line.end_s:g}")
         return line
+
+
+READ = ", ".join(Line.model_fields)
+MEANT = {"start": "begin_s", "start_s": "begin_s", "stop": "end_s", "query": "question"}  # what others call them
 
 
 def list_videos(videos: str | Sequence[str]) -> pa.Table:
@@ -159,10 +164,28 @@ def _expand(uri: str) -> dict[str, str]:
     return videos
 
 
+def check_columns(uri: str, rows: Iterable[Row | str]) -> None:
+    """Raises ConfigError where a column would be read under a name that is nearly its own; others are the user's."""
+    columns = _columns(rows)
+    for column in columns:
+        if column in Line.model_fields:
+            continue
+        near = get_close_matches(column.lower(), Line.model_fields, n=1, cutoff=0.7) or [""]
+        meant = MEANT.get(column.lower(), near[0])
+        if meant and meant not in columns:
+            raise ConfigError(f"{uri}: column {column!r} is not read, did you mean {meant!r}? (read: {READ})")
+
+
+def _columns(rows: Iterable[Row | str]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+
+
 def _read_manifest(uri: str) -> Iterator[Entry]:
     rows = read_rows(uri)
     if not any(isinstance(row, dict) and row.get("video") for row in rows):
-        raise ConfigError(f"{uri} is no manifest: it has no row with a video")
+        found = ", ".join(_columns(rows)) or "none"
+        raise ConfigError(f"{uri} is no manifest: it has no row with a video (columns: {found}; read: {READ})")
+    check_columns(uri, rows)
     folder = storage.parent(uri)
     asks = any(isinstance(row, dict) and "question" in row for row in rows)
     for number, row in enumerate(rows, start=1):

@@ -39,6 +39,8 @@ class Progress:
             self._bar = RichProgress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn())
             self._bar.start()
             self._task = self._bar.add_task(self.stage, total=self.total, note=self.unit)
+        elif self.total:
+            self._console.print(f"{self.stage:<9} 0/{self.total} {self.unit}, starting", highlight=False)
         return self
 
     def advance(self, count: int, failed: int = 0) -> None:

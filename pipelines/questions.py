@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.manifest import Line, is_utf8
+from pipelines.manifest import Line, check_columns, is_utf8
 from pipelines.predict import Question
 from pipelines.rows import is_rows, read_rows
 from spacevllm.config import ConfigError
@@ -75,7 +75,9 @@ def _read_file(uri: str) -> list[tuple[str, str]]:
             raise ConfigError(f"no such questions file: {uri}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"{uri} is no UTF-8 text: {error}") from None
-    return [_read_row(uri, number, row) for number, row in enumerate(read_rows(uri), start=1)]
+    rows = read_rows(uri)
+    check_columns(uri, rows)
+    return [_read_row(uri, number, row) for number, row in enumerate(rows, start=1)]
 
 
 def _read_row(uri: str, number: int, row: Any) -> tuple[str, str]:

@@ -73,7 +73,8 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        quotes = "words that belong together need quotes"
+        raise ConfigError(f"override {override!r} is not of the form section.key=value ({quotes})")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import tempfile
@@ -50,6 +51,7 @@ def service(config: ServeConfig) -> Iterator[str]:
     """The running service in an open Ray session; yields its address. At the end it answers what is in work."""
     from ray import serve  # half a second that --dry-run need not wait for
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the command tells itself when it is ready
     with tempfile.TemporaryDirectory(prefix="spacevllm-serve-", ignore_cleanup_errors=True) as folder:
         serve.start(http_options={"host": config.host, "port": config.port})
         try:

@@ -41,7 +41,7 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
         FileNotFoundError: ``model.init`` is no model folder. CheckpointError: it is damaged. ConfigError: it has not
             what the criterion teaches.
     """
-    section, folder = config.model, Path(config.model.init)
+    section, folder = config.model, Path(config.model.init).absolute()  # workers stand in another folder
     if section.init == "tiny":
         processor = tiny_processor(config, instances)
         return lambda: build(processor.config), processor

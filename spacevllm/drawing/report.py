@@ -5,6 +5,7 @@ its clip playing, its tube, and the truth beside it where it is known. Nothing i
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from spacevllm.drawing.page import template
 from spacevllm.tube import Span, Tube
 
 MEBIBYTE = 2**20
+ABSENT = "not there"  # status of an answer that says so
 BASELINE_NAMES = {
     "centre_box_whole_clip": "centre box, whole clip",
     "random_object_random_span": "random object, random span",
@@ -46,7 +48,7 @@ class ReportItem:
         truth: the right answer where it is known.
         overlay: the MP4 with the tube drawn in, if one was made.
         tiou, viou: in [0, 1], None where there is no truth.
-        status, error: ``"ok"``, or why there is no answer.
+        status, error: ``"ok"``, ``ABSENT`` or ``"failed"``, and why.
         shown: what of the video the overlay shows; None: all of it.
     """
 
@@ -102,6 +104,7 @@ def write_report(
     meta: Mapping[str, Any] | None = None,
     max_videos: int = 40,
     max_megabytes: float = 60,
+    num_absent: int = 0,
 ) -> Path:
     """Writes the page.
 
@@ -113,6 +116,7 @@ def write_report(
         meta: facts to print below the title, e.g. the model and the date.
         max_videos, max_megabytes: at most so many clips, of so many bytes in all, are embedded, in the order of the
             items; the page says what was left out and links to the file where it lies beneath the page's folder.
+        num_absent: answers that it is not there, of which ``items`` may hold some.
 
     Returns:
         ``out_html`` as a Path.
@@ -131,6 +135,8 @@ def write_report(
         tables=score_tables(scores or {}),
         cards=shown,
         failed=failed,
+        num_absent=num_absent,
+        num_failed=sum(item.status not in ("ok", ABSENT) for item in items),
         num_questions=len({item.question for item in items}),
         num_videos=len({item.video for item in items}),
         has_random_object="random_object" in str(scores),
@@ -203,10 +209,17 @@ def _card(item: ReportItem, clip: Clip) -> dict[str, Any]:
         "name": item.video.rsplit("/", 1)[-1],
         "duration": duration,
         "clip_begin": item.shown.begin_s if item.shown else 0.0,
+        "rest_s": _rest_s(tube, item.shown) if tube and tube.span else None,
         "answer": _bar(mark.span_s, duration) if mark and mark.span_s else None,
         "truth": _bar((truth.begin_s, truth.end_s), duration) if known and truth else None,
         "score": item.viou if item.viou is not None else item.tiou,
     }
+
+
+def _rest_s(tube: Tube, shown: Span | None) -> float:
+    """The middle of the span's first frame, in the clip, which begins with the frame that ``shown`` begins in."""
+    first = math.floor(shown.begin_s * tube.fps + 1e-6) if shown else 0
+    return max(tube.begin_frame - first + 0.5, 0.0) / tube.fps
 
 
 def _bar(span: tuple[Any, Any], duration: float) -> Bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 import pyarrow as pa
 import pytest
@@ -76,6 +77,9 @@ def test_the_surest_first_cut_to_their_spans(cli, tubes, tmp_path):
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.index(html.escape(rows[2]["question"])) < page.index(html.escape(rows[1]["question"]))
     assert page.count("data:video/mp4;base64") == 2  # the first is not there
+    assert "2 answers, 1 not there, 1 failed" in page and "not there: confidence 30%" in page
+    rest_s = float(re.search(r'data-begin="([^"]+)"', page)[1])  # at rest, the first frame that has a box
+    assert 0 < rest_s + max(rows[2]["begin_s"] - 0.5, 0) - rows[2]["begin_s"] < 1 / rows[2]["fps"] + 1e-6
     clip = probe(tmp_path / "r" / "clips" / "0000.mp4")
     begin, end = max(rows[2]["begin_s"] - 0.5, 0), min(rows[2]["end_s"] + 0.5, rows[2]["duration_s"])
     assert clip.duration_s == pytest.approx(end - begin, abs=0.26)

@@ -122,6 +122,9 @@ def test_a_name_that_no_table_can_hold_costs_its_own_row(archive):
     ("name", "content", "why"),
     [
         ("m.csv", b"clip0.mp4,a dog\n", "no manifest: it has no row with a video"),
+        ("m.csv", b"vido;question\na.mp4;q\n", "(columns: vido;question; read: video, question, begin_s, end_s)"),
+        ("m.csv", b"video,question,begin,end\na.mp4,q,0,1\n", "column 'begin' is not read, did you mean 'begin_s'?"),
+        ("m.csv", b"video,query\na.mp4,q\n", "column 'query' is not read, did you mean 'question'?"),
         ("m.json", b"{}", "a list of objects is needed"),
         ("m.parquet", b"PAR1", "cannot be read"),
         ("m.csv", b"\xff\xfe\x00", "no UTF-8 text"),

@@ -26,7 +26,7 @@ from pipelines.manifest import data_set_media
 from pipelines.tracking import TrackingConfig
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import clip_samples, read_instances, text_tables
-from pipelines.train.model import choose_trained, shape_only
+from pipelines.train.model import choose_trained, prepare_model, shape_only
 from pipelines.train.optimizer import MuonAdamW, parameter_groups
 from spacevllm.config import ConfigError, load_config
 from spacevllm.data.instance import Instance
@@ -34,6 +34,7 @@ from spacevllm.data.moving_shapes import write_data_set
 from spacevllm.model.answers import format_span
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import build
+from spacevllm.model.untrained import save_untrained
 from spacevllm.tube import Span
 
 SHARES = {"tubes": 2, "times": 1, "stills": 6, "quiz": 1, "texts": 2}
@@ -230,6 +231,14 @@ def test_what_the_model_cannot_be_is_said(tmp_path, override, message):
     with pytest.raises(ConfigError) as error:
         shape_only(config("data", tmp_path, *override), [])
     assert message in str(error.value)
+
+
+def test_a_model_named_from_here_is_found_from_where_workers_stand(tmp_path, monkeypatch):
+    save_untrained(tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    make_model, _ = prepare_model(config("data", tmp_path, "model.init=start"), [])
+    monkeypatch.chdir("/")
+    assert make_model().config.num_frames == 8
 
 
 def test_a_head_that_nothing_teaches_stays_as_it_is(tmp_path):
