@@ -6,6 +6,7 @@ A batch holds so many frames. Questions about one video become one pass behind o
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ class GroundModel:
         memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
         self.predictor = Predictor.load(config.model, config.device, memories=memories)
         self.warm_up_s = warm_up(self.predictor)
+        gc.collect()
+        gc.freeze()  # what is here stays: looking through it for garbage would hold an answer up
         self.batch_frames = config.batch_frames
         self._batch.set_max_batch_size(config.batch_frames)  # type: ignore[attr-defined]
         self._batch.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
