@@ -21,7 +21,7 @@ from pipelines.progress import Progress
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.drawing.overlay import draw_overlay
-from spacevllm.drawing.report import ABSENT, ReportItem, write_report
+from spacevllm.drawing.report import NOT_THERE, ReportItem, write_report
 from spacevllm.evaluation.scoring import score
 from spacevllm.tube import Span, Tube
 from spacevllm.video.errors import VideoError
@@ -85,16 +85,16 @@ def make(config: ReportConfig, asked: Container[str] | None = None) -> dict[str,
     if not rows and not config.question:
         raise ConfigError(f"{config.tubes} holds no answers: give the folder that `spacevllm ground` wrote as OUT")
     good, failed = ([row for row in rows if (row["status"] == "ok") is ok] for ok in (True, False))
-    found = [row for row in good if row["begin_s"] is not None and row.get("present") is not False]
-    shown = _choice(found if config.order == "confidence" else good, config)
+    found, absent = ([row for row in good if _is_found(row) is yes] for yes in (True, False))
+    ranked = config.order == "confidence"
+    shown = _choice(found if ranked else good, config)
     items = _draw(shown, config)
     undrawn = sum(item.status != "ok" for item in items)
     items += [ReportItem(r["question"], r["video"], status=r["status"], error=r["error"]) for r in failed]
+    num_absent = len(absent) if ranked else 0
+    for row in _choice(absent, config) if ranked else ():  # of a large archive most are: those that came nearest
+        items.append(ReportItem(row["question"], row["video"], status=NOT_THERE, error=_why(row)))
     scores = storage.read_json(storage.join(config.scores, "summary.json")) if config.scores else None
-    num_absent = len(good) - len(found) if config.order == "confidence" else 0
-    if num_absent:  # of a large archive most: those that came nearest
-        absent = [row for row in good if row["begin_s"] is None or row.get("present") is False]
-        items += [ReportItem(r["question"], r["video"], status=ABSENT, error=_why(r)) for r in _choice(absent, config)]
     facts = {"answers": len(good), "shown": len(shown) - undrawn, "failed": len(failed), "model": _models(rows)}
     page = write_report(
         Path(config.out, "report.html"), config.title, scores, items, facts, config.max_clips, num_absent=num_absent
@@ -104,6 +104,11 @@ def make(config: ReportConfig, asked: Container[str] | None = None) -> dict[str,
     summary = {"stage": "report", **counts, "report": str(page)}
     storage.write_json(storage.join(config.out, "summary.json"), summary)
     return summary
+
+
+def _is_found(row: Mapping[str, Any]) -> bool:
+    """``present`` is missing in answers of older releases."""
+    return row["begin_s"] is not None and row.get("present") is not False
 
 
 def _why(row: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from spacevllm.drawing.page import template
 from spacevllm.tube import Span, Tube
 
 MEBIBYTE = 2**20
-ABSENT = "not there"  # status of an answer that says so
+NOT_THERE = "not there"  # status of an answer that says so
 BASELINE_NAMES = {
     "centre_box_whole_clip": "centre box, whole clip",
     "random_object_random_span": "random object, random span",
@@ -48,7 +48,7 @@ class ReportItem:
         truth: the right answer where it is known.
         overlay: the MP4 with the tube drawn in, if one was made.
         tiou, viou: in [0, 1], None where there is no truth.
-        status, error: ``"ok"``, ``ABSENT`` or ``"failed"``, and why.
+        status, error: ``"ok"``, ``NOT_THERE`` or ``"failed"``, and why.
         shown: what of the video the overlay shows; None: all of it.
     """
 
@@ -136,7 +136,7 @@ def write_report(
         cards=shown,
         failed=failed,
         num_absent=num_absent,
-        num_failed=sum(item.status not in ("ok", ABSENT) for item in items),
+        num_failed=sum(item.status not in ("ok", NOT_THERE) for item in items),
         num_questions=len({item.question for item in items}),
         num_videos=len({item.video for item in items}),
         has_random_object="random_object" in str(scores),
