@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers under `uv run` hang otherwise
     "RAY_worker_register_timeout_seconds": "300",  # a machine that is busy with other things is slow, not broken
 }
+# Ray Data gives a run up when no block has moved for half an hour; one block may be eight films of two hours.
+STALL_VARIABLE, STALL_S = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 6 * 3600
 
 
 @contextmanager
@@ -27,11 +29,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _be_quiet()
+        _set_up_ray_data()
         yield
         return
     _start(address or os.environ.get("RAY_ADDRESS"))
-    _be_quiet()
+    _set_up_ray_data()
     try:
         yield
     finally:
@@ -70,7 +72,7 @@ def _silent_start() -> Iterator[None]:
         os.close(stderr)
 
 
-def _be_quiet() -> None:
+def _set_up_ray_data() -> None:
     """Each stage shows one progress line of its own: Ray Data's bars and notices would write over it."""
     from ray.data import DataContext
 
@@ -78,4 +80,5 @@ def _be_quiet() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = float(os.environ.get(STALL_VARIABLE, STALL_S))
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # what goes wrong is raised, too

@@ -19,6 +19,7 @@ settings.load_profile("patient")
 # Read when torch is imported, here and in every process that tests start. The threads of one operation on a tiny model
 # mostly wait for each other: 0.8 s of tests took 21 s on two busy cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "600")  # what hangs fails
 
 
 def pytest_collection_modifyitems(items):

@@ -15,8 +15,10 @@ import pytest
 import ray.cloudpickle
 import standin
 from PIL import Image
+from ray.data import DataContext
 
 from pipelines import storage
+from pipelines.cluster import STALL_S, STALL_VARIABLE, ray_session
 from pipelines.decode import DecodeOptions, Decoder
 from pipelines.ground import GroundConfig, run
 from pipelines.manifest import list_videos
@@ -194,6 +196,16 @@ def test_films_are_walked_window_by_window_like_the_parts_of_them_that_are_long(
     assert len(film["boxes"]) == film["end_frame"] - film["begin_frame"] > 0
     assert run(job.model_copy(update={"windows": "off"}), standin.load)["new"] == 4
     assert {row["windows"] for row in rows_of(tmp_path / "out")} == {1}
+
+
+def test_a_block_of_films_may_take_longer_than_ray_data_waits_by_itself(monkeypatch, ray_cluster):
+    patience = DataContext.get_current().execution_no_progress_timeout_s
+    monkeypatch.delenv(STALL_VARIABLE)
+    with ray_session():
+        assert DataContext.get_current().execution_no_progress_timeout_s == STALL_S > 2 * 3600
+    monkeypatch.setenv(STALL_VARIABLE, str(patience))
+    with ray_session():
+        assert DataContext.get_current().execution_no_progress_timeout_s == patience
 
 
 KILLED = """
