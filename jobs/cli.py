@@ -71,7 +71,7 @@ def convert(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Bring published annotations, or your own, into one form.
+    """Bring annotations of many kinds into one form.
 
     Every row that cannot be used is in OUT/dropped.jsonl with its reason.
     """
@@ -179,7 +179,7 @@ def evaluate(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Score a model on held-out questions, or on a benchmark.
+    """Score a model on held-out questions or a benchmark.
 
     OUT/summary.json holds every score with its count, beside the baselines. With --benchmark, --model tiny is an
     untrained model, to try the command.
@@ -302,7 +302,7 @@ def calibrate(
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Fit a model's confidences, so that it can say: it is not there.
+    """Teach a model's confidences to say: it is not there.
 
     Writes MODEL/calibration.json; needs scores on a data set that also asks about what does not occur.
     """
