@@ -8,7 +8,8 @@ block of answers: processes start, libraries are imported, the model is loaded. 
 ``all`` counts both. The limit is what these processes could do on these cores if everything but decoding and answering
 were free: the slowest of predictor, decoders, and all cores together.
 
-    bare        decode and predict in a plain loop in one process: seconds a video, one thread each
+    bare        decode and predict in a plain loop in one process: seconds a video, one thread each; and predict beside
+                another process that decodes without end: what cores that share memory and caches leave of the limit
     decode      the decode stage, a decoder a core, over its limit
     ground      the pipeline with one predictor over the bare predictor, and over its limit
     questions   the pipeline with N questions a video against one
@@ -20,6 +21,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -50,6 +53,15 @@ QUIET = TrackingConfig(enabled=False)
 CORES = os.cpu_count() or 1
 QUESTIONS = 4  # a video, where nothing else is said
 DISTINCT = 12  # files; the others are links to them
+DECODER = """
+import itertools, sys
+from spacevllm.video.reader import sample_frames
+num_frames, size, *videos = sys.argv[1:]
+for number, path in enumerate(itertools.cycle(videos)):
+    sample_frames(path, int(num_frames), size=int(size))
+    if number == 0:
+        print("read", flush=True)
+"""
 _runs = itertools.count()
 
 
@@ -103,19 +115,23 @@ class Bench:
     def against_bare(self, videos: Sequence[str], rounds: int) -> dict[str, Any]:
         few = videos[: 4 * DISTINCT]
         clips = [sample_frames(path, self.plan.num_frames, size=self.plan.size) for path in few]
-        bare: dict[str, list[float]] = {"decode_s": [], "predict_s": []}
+        bare: dict[str, list[float]] = {"decode_s": [], "predict_s": [], "predict_beside_decode_s": []}
         taken: dict[str, list[dict[str, float]]] = {"decode": [], "ground": []}
         for _ in range(rounds):
             bare["decode_s"].append(seconds(lambda: self.bare_decode(few)) / len(few))
             taken["decode"].append(timed(lambda: self.decode(videos)))
             bare["predict_s"].append(seconds(lambda: self.bare_predict(clips, QUESTIONS)) / len(few))
             taken["ground"].append(timed(lambda: self.ground(videos, QUESTIONS)))
-        decode_s, predict_s = (median(values) for values in bare.values())
+            with decoding(few, self.plan):
+                beside = seconds(lambda: self.bare_predict(clips, QUESTIONS)) / len(few)
+            bare["predict_beside_decode_s"].append(beside)
+        decode_s, predict_s, beside_s = (median(values) for values in bare.values())
         limits = {"decode": CORES / decode_s, "ground": limit(decode_s, predict_s)}
         found = {name: compare(runs, len(videos), limits[name]) for name, runs in taken.items()}
         for name in ("steady", "all"):
             found["ground"][f"{name}_over_predict"] = found["ground"][f"{name}_per_s"] * predict_s
-        return {"videos": len(videos), "bare": {"decode_s": decode_s, "predict_s": predict_s}, **found}
+            found["ground"][f"{name}_over_predict_beside_decode"] = found["ground"][f"{name}_per_s"] * beside_s
+        return {"videos": len(videos), "bare": {name: median(values) for name, values in bare.items()}, **found}
 
     def by_questions(self, videos: Sequence[str], counts: Sequence[int]) -> list[dict[str, float]]:
         runs = {count: timed(partial(self.ground, videos, count)) for count in counts}
@@ -162,6 +178,19 @@ class Bench:
         usual = DecodeConfig.model_fields["decode"].default.block_rows
         options = DecodeOptions(num_actors=CORES, block_rows=min(usual, len(videos) // 4))
         return decode(DecodeConfig(videos=tuple(videos), out=out, decode=options, tracking=QUIET, **plan))
+
+
+@contextmanager
+def decoding(videos: Sequence[str], plan: Plan) -> Iterator[None]:
+    """A bare decoder in another process, from its first video on."""
+    command = [sys.executable, "-c", DECODER, *map(str, plan), *videos]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def limit(decode_s: float, predict_s: float) -> float:

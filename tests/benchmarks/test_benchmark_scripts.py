@@ -153,10 +153,11 @@ def test_ground_measures_all_its_comparisons(tmp_path, model):
     sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1"]
     options = ["--model", str(model), *sizes]
     result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
-    assert result["bare"]["decode_s"] > 0 and result["bare"]["predict_s"] > 0
+    assert set(result["bare"]) == {"decode_s", "predict_s", "predict_beside_decode_s"}
+    assert all(value > 0 for value in result["bare"].values())
     for stage in (result["decode"], result["ground"]):
         assert 0 < stage["start_s"] < stage["seconds"] and stage["all_over_limit"] > 0
         assert stage["steady_over_limit"] > 0
-    assert result["ground"]["all_over_predict"] > 0 and result["ground"]["steady_over_predict"] > 0
+    assert result["ground"]["all_over_predict"] > 0 and result["ground"]["steady_over_predict_beside_decode"] > 0
     assert [row["n"] for row in result["questions"]] == [1] and result["questions"][0]["all_over_first"] == 1
     assert [row["videos"] for row in result["memory"]] == [2] and result["memory"][0]["peak_mb"] > 100
