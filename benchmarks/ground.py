@@ -186,9 +186,12 @@ def decoding(videos: Sequence[str], plan: Plan) -> Iterator[None]:
     command = [sys.executable, "-c", DECODER, *map(str, plan), *videos]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
         try:
+            if process.stdout.readline() != b"read\n":
+                raise RuntimeError("the decoder beside the predictor did not start")
             yield
+            if process.poll() is not None:
+                raise RuntimeError("the decoder beside the predictor ended before it")
         finally:
             process.kill()
 

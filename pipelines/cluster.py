@@ -73,7 +73,7 @@ def _silent_start() -> Iterator[None]:
 
 
 def _set_up_ray_data() -> None:
-    """Each stage shows one progress line of its own: Ray Data's bars and notices would write over it."""
+    """Quiet, as each stage shows one progress line of its own, which bars and notices would write over; and patient."""
     from ray.data import DataContext
 
     context = DataContext.get_current()

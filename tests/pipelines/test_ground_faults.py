@@ -138,8 +138,8 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
+    if (mounted := subprocess.run(command, capture_output=True, text=True)).returncode:
+        pytest.skip(f"no small disk can be mounted, often only root may: {mounted.stderr}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

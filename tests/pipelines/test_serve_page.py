@@ -66,6 +66,8 @@ def chromium():
         try:
             browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox"])
         except sync_api.Error as error:
+            if own:
+                raise  # there is one, and it does not start
             pytest.skip(f"no browser: {error}")
         yield browser
         browser.close()
