@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 from benchmarks.common import RESULTS, facts, write_result
-from pipelines.build_unistg import BuildUnistgConfig, run
-from pipelines.cluster import ray_session
-from pipelines.tracking import TrackingConfig
+from pipelines.core.cluster import ray_session
+from pipelines.core.tracking import TrackingConfig
+from pipelines.dataset.build_unistg import BuildUnistgConfig, run
 from spacevllm.data.instance import Instance
 
 EVERY_S = 0.2

@@ -40,12 +40,12 @@ import psutil
 import torch
 
 from benchmarks.common import RESULTS, facts, seconds, write_result
-from pipelines.cluster import ray_session
-from pipelines.decode import DecodeConfig, DecodeOptions, Plan
-from pipelines.decode import run as decode
-from pipelines.ground import GroundConfig
-from pipelines.ground import run as ground
-from pipelines.tracking import TrackingConfig
+from pipelines.archive.ground import GroundConfig
+from pipelines.archive.ground import run as ground
+from pipelines.core.cluster import ray_session
+from pipelines.core.tracking import TrackingConfig
+from pipelines.media.decode import DecodeConfig, DecodeOptions, Plan
+from pipelines.media.decode import run as decode
 from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
 

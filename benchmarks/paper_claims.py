@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.common import facts, rounds, write_result
-from pipelines import evaluate, train
-from pipelines.cluster import ray_session
-from pipelines.evaluate import EvaluateConfig
+from pipelines import train
+from pipelines.core.cluster import ray_session
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.evaluate import EvaluateConfig
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import read_instances
 from spacevllm.config import load_config

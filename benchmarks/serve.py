@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 
 from benchmarks.common import RESULTS, facts, write_result
-from pipelines.cluster import ray_session
+from pipelines.core.cluster import ray_session
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.server import service
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one

@@ -22,14 +22,15 @@ import torch
 
 from benchmarks.common import RESULTS, facts, write_result
 from jobs.common import CONFIGS
-from pipelines import storage, train
-from pipelines.cluster import ray_session
+from pipelines import train
+from pipelines.core import storage
+from pipelines.core.cluster import ray_session
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import COLUMNS, attach_questions, clip_samples, decode_clips, group_questions, read_instances
 from pipelines.train.model import choose_trained, prepare_model
 from pipelines.train.optimizer import make_optimizer
 from spacevllm.config import load_config
-from spacevllm.data.collate import ClipSample, Collator
+from spacevllm.model.collate import ClipSample, Collator
 from spacevllm.model.criterion import Criterion
 
 BLOCK = 10  # steps that are timed together, and reported by one log line

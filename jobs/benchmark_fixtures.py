@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.common import finish, show_plan
-from pipelines import storage
-from pipelines.progress import Progress
+from pipelines.core import storage
+from pipelines.core.progress import Progress
 from spacevllm.config import Config, ConfigError
 from spacevllm.evaluation.fixtures import FIXTURES, MARK, write_fixture
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from jobs.common import finish, need_folder, resolve, show_plan
-from pipelines import storage, unistg
-from pipelines.build_unistg import BuildUnistgConfig, find_files, read_through
-from pipelines.build_unistg import run as build
-from pipelines.data_card import read_origins, write_data_card
-from pipelines.stage import Summary
-from pipelines.unistg import UnistgConfig
+from pipelines.core import storage
+from pipelines.core.stage import Summary
+from pipelines.dataset import unistg
+from pipelines.dataset.build_unistg import BuildUnistgConfig, find_files, read_through
+from pipelines.dataset.build_unistg import run as build
+from pipelines.dataset.data_card import read_origins, write_data_card
+from pipelines.dataset.unistg import UnistgConfig
 from spacevllm.config import ConfigError
 
 

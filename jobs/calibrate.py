@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.common import finish, need_folder, need_model, resolve, show_plan
-from pipelines import storage
-from pipelines.predict import describe, load_predictor
+from pipelines.archive.predict import describe, load_predictor
+from pipelines.core import storage
 from spacevllm.calibration import FILE, RECALL, fit
 from spacevllm.config import Config, ConfigError
 

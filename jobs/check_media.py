@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jobs.common import finish, need_dataset, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines import storage
-from pipelines.check_media import CheckMediaConfig, list_work
-from pipelines.check_media import run as check
+from pipelines.core import storage
+from pipelines.media.check_media import CheckMediaConfig, list_work
+from pipelines.media.check_media import run as check
 
 
 def run(data: str, out: str, overrides: list[str], dry_run: bool) -> int:

@@ -359,9 +359,12 @@ def submit(
 
     Follows its log and exits with its status. What stands after -- is the job's own.
     """
+    from typer.main import get_command
+
     from jobs.submit import run
 
-    return run(job, address, arguments or [], dry_run)
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    return run(commands, job, address, arguments or [], dry_run)
 
 
 @app.command()

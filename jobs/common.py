@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict
 
-from pipelines import storage
+from pipelines.core import storage
 from spacevllm.config import Config, ConfigError, dump_config, load_config, parse_config
 
 CONFIGS = Path(__file__).parent / "configs"

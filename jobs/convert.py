@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from jobs.common import finish, resolve, show_plan
-from pipelines import storage
-from pipelines.convert import ConvertConfig, check
-from pipelines.convert import run as convert
+from pipelines.core import storage
+from pipelines.dataset.convert import ConvertConfig, check
+from pipelines.dataset.convert import run as convert
 
 
 def run(options: dict[str, Any], as_json: bool, overrides: list[str], dry_run: bool) -> int:

@@ -23,10 +23,13 @@ from pydantic import Field
 from jobs import moving_shapes, report
 from jobs.common import CONFIGS, resolve, show_plan
 from jobs.evaluate import score_lines
-from pipelines import evaluate, ground, storage, train
-from pipelines.cluster import ray_session
-from pipelines.manifest import read_records
-from pipelines.tracking import TrackingConfig, store_uri
+from pipelines import train
+from pipelines.archive import ground
+from pipelines.core import storage
+from pipelines.core.cluster import ray_session
+from pipelines.core.tracking import TrackingConfig, store_uri
+from pipelines.evaluation import evaluate
+from pipelines.media.manifest import read_records
 from spacevllm.config import Config, ConfigError, dump_config
 
 KEY = ".demo-stage"

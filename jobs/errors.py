@@ -45,7 +45,7 @@ def _one_line(error: BaseException) -> str | None:
 
 def _user_errors() -> tuple[type[BaseException], ...]:
     """Classes whose message is written for the user. Imported here: only a failing command pays for it."""
-    from pipelines.storage import OutputError, StorageBusy
+    from pipelines.core.storage import OutputError, StorageBusy
     from spacevllm.config import ConfigError
     from spacevllm.video.errors import VideoError
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from jobs.common import finish, need_dataset, need_folder, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines import benchmark, benchmark_suite, storage
-from pipelines.benchmark import BenchmarkConfig
-from pipelines.benchmark_suite import BenchmarksConfig
-from pipelines.evaluate import EvaluateConfig
-from pipelines.evaluate import run as evaluate
-from pipelines.manifest import read_records
+from pipelines.core import storage
+from pipelines.evaluation import benchmark, benchmark_suite
+from pipelines.evaluation.benchmark import BenchmarkConfig
+from pipelines.evaluation.benchmark_suite import BenchmarksConfig
+from pipelines.evaluation.evaluate import EvaluateConfig
+from pipelines.evaluation.evaluate import run as evaluate
+from pipelines.media.manifest import read_records
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import TASKS
 
@@ -77,7 +78,7 @@ def _model(options: Mapping[str, Any], dry_run: bool) -> str:
         raise ConfigError(f"--model {name}: it is made in a local folder, and --out {out} is none")
     folder = storage.join(out, "untrained", name)
     if not dry_run and not storage.exists(storage.join(folder, "config.json")):
-        from spacevllm.model.untrained import save_untrained
+        from spacevllm.untrained import save_untrained
 
         save_untrained(folder)
     return folder

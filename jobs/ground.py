@@ -6,12 +6,12 @@ from typing import Any
 
 from jobs.common import finish, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines import storage
-from pipelines.ground import GroundConfig
-from pipelines.ground import run as ground
-from pipelines.manifest import list_videos
-from pipelines.questions import pair_questions, read_questions
-from pipelines.rows import is_rows
+from pipelines.archive.ground import GroundConfig
+from pipelines.archive.ground import run as ground
+from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.core import storage
+from pipelines.core.rows import is_rows
+from pipelines.media.manifest import list_videos
 from spacevllm.config import ConfigError
 
 

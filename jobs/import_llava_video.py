@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jobs.common import finish, need_folder, show_plan
-from pipelines import storage
-from pipelines.progress import Progress
+from pipelines.core import storage
+from pipelines.core.progress import Progress
 from spacevllm.config import Config, ConfigError
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import Field
 
 from jobs.common import finish, resolve, show_plan
-from pipelines import storage
-from pipelines.progress import Progress
+from pipelines.core import storage
+from pipelines.core.progress import Progress
 from spacevllm.config import Config, ConfigError, dump_config, load_config
 from spacevllm.data.moving_shapes import MovingShapesConfig, split_sizes, write_annotations, write_one
 
@@ -63,8 +63,8 @@ def resolve_job(out: str, num_videos: int, seed: int, overrides: list[str]) -> M
 
 def make(config: MovingShapesJobConfig) -> dict[str, int]:
     """Writes media, annotations and Uni-STG shards; returns the number of questions of each split."""
-    from pipelines.build_unistg import BuildUnistgConfig
-    from pipelines.build_unistg import run as build
+    from pipelines.dataset.build_unistg import BuildUnistgConfig
+    from pipelines.dataset.build_unistg import run as build
 
     with storage.exclusive(config.out):
         Path(config.out, RECORD).write_text(dump_config(config.world))

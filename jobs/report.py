@@ -13,17 +13,18 @@ from pydantic import Field
 
 from jobs.common import finish, need_folder, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines import storage
-from pipelines.manifest import read_records
-from pipelines.parts import Parts
-from pipelines.predict import row_to_answer
-from pipelines.progress import Progress
+from pipelines.archive.predict import row_to_answer
+from pipelines.core import storage
+from pipelines.core.parts import Parts
+from pipelines.core.progress import Progress
+from pipelines.media.manifest import read_records
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.drawing.report import NOT_THERE, ReportItem, write_report
 from spacevllm.evaluation.scoring import score
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 
 # Of an answer, all but its boxes: enough to choose by, and little enough to hold of a whole archive.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.common import resolve, show_plan
-from pipelines import storage
+from pipelines.core import storage
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.data.sources.base import Dropped, SourceFiles

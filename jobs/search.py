@@ -7,14 +7,14 @@ from pydantic import Field
 from jobs.common import finish, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
 from jobs.report import ReportConfig, make, undrawn
-from pipelines import storage
-from pipelines.decode import DecodeOptions
-from pipelines.ground import GroundConfig
-from pipelines.ground import run as ground
-from pipelines.manifest import list_videos
-from pipelines.predict import PredictOptions
-from pipelines.questions import pair_questions
-from pipelines.tracking import TrackingConfig
+from pipelines.archive.ground import GroundConfig
+from pipelines.archive.ground import run as ground
+from pipelines.archive.predict import PredictOptions
+from pipelines.archive.questions import pair_questions
+from pipelines.core import storage
+from pipelines.core.tracking import TrackingConfig
+from pipelines.media.decode import DecodeOptions
+from pipelines.media.manifest import list_videos
 from spacevllm.config import Config, ConfigError
 from spacevllm.windows import Windows
 

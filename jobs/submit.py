@@ -10,6 +10,7 @@ import asyncio
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from jobs.errors import BUG, INTERRUPTED, OK
 from spacevllm.config import ConfigError
 
 if TYPE_CHECKING:
+    from click import Command
     from ray.job_submission import JobSubmissionClient
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -41,14 +43,17 @@ REFUSED = {"submit", "serve"}
 PATH_OPTIONS = ("--config", "--data", "--out", "--model", "--videos", "--questions", "--media-root")
 
 
-def run(job: str, address: str, arguments: list[str], dry_run: bool) -> int:
+def run(jobs: Mapping[str, Command], job: str, address: str, arguments: list[str], dry_run: bool) -> int:
     """Submits ``spacevllm JOB ARGUMENTS``; returns the exit status that the job had on the cluster.
+
+    Args:
+        jobs: every command of ``spacevllm`` by its name.
 
     Raises:
         ConfigError: no such job, options it does not have, or no checkout to send.
         ConnectionError: no cluster at ``address``.
     """
-    check_job(job, arguments)
+    check_job(jobs, job, arguments)
     entrypoint = shlex.join(["python", "-m", "jobs.cli", job, *absolute_paths(arguments)])
     if dry_run:
         print(f"# to {address}, with {PROJECT} as its working folder:\n{entrypoint}")
@@ -82,17 +87,12 @@ def _send(address: str, entrypoint: str) -> int:
     return details.driver_exit_code or BUG
 
 
-def check_job(job: str, arguments: list[str]) -> None:
+def check_job(jobs: Mapping[str, Command], job: str, arguments: list[str]) -> None:
     """Parses the job's options here, where a typing error costs nothing; raises as the job itself would."""
-    from typer.main import get_command
-
-    from jobs.cli import app
-
     if not (PROJECT / "pyproject.toml").exists():
         raise ConfigError(f"{PROJECT} is no checkout of the project: submit sends the checkout, install with `-e`")
     if job in REFUSED:
         raise ConfigError(f"{job} cannot be submitted: it has no end")
-    jobs = get_command(app).commands  # type: ignore[attr-defined]
     if job not in jobs:
         raise ConfigError(f"no job {job!r}; there are {', '.join(sorted(set(jobs) - REFUSED))}")
     jobs[job].make_context(f"spacevllm {job}", list(arguments))

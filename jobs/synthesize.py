@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from jobs.common import finish, need_folder, resolve, show_plan
-from pipelines import storage
-from pipelines.synthesize import SynthesizeConfig, check_models, compare, read_captions
-from pipelines.synthesize import run as synthesize
+from pipelines.core import storage
+from pipelines.dataset.synthesize import SynthesizeConfig, check_models, compare, read_captions
+from pipelines.dataset.synthesize import run as synthesize
 from spacevllm.data.synthesis.sample import STAGES
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.common import finish, need_dataset, resolve, show_plan
-from pipelines import storage
+from pipelines.core import storage
 from pipelines.train import TrainJobConfig
 from pipelines.train import run as train
 

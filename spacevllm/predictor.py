@@ -11,18 +11,19 @@ import torch
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.calibration import Calibration
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
-from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.checkpoints import load_model, load_tokenizer
 from spacevllm.model.folder import digest_of
 from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
-from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes, says_absent
+from spacevllm.span import Span, frame_range
+from spacevllm.tube import Tube, interpolate_boxes, says_absent
 from spacevllm.video.errors import StillImage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
 from spacevllm.windows import Windows, ground_film, is_film
+from spacevllm.words.answers import parse_boxes, parse_span
 
 Video = str | Path | SampledFrames
 _QUESTIONS_AT_ONCE = 64  # bounds the memory of one pass

@@ -1,4 +1,4 @@
-"""Span and Tube: *when* and *where*, the answer to one question about one video.
+"""Tube: *when* and *where*, the answer to one question about one video.
 
 Frames are 0-based and half-open ``[begin, end)``. Times are seconds from the first frame. Boxes are ``xyxy`` in
 pixels of the original (upright) frame.
@@ -9,40 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spacevllm.span import Span
+
+if TYPE_CHECKING:
+    from spacevllm.video.overlay import Mark
+
 ABSENT = "It is not there."  # what is learned and answered where nothing fits the question
-
-
-@dataclass(frozen=True)
-class Span:
-    """Half-open time interval ``[begin_s, end_s)`` in seconds, ``0 <= begin_s <= end_s``."""
-
-    begin_s: float
-    end_s: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begin_s <= self.end_s:  # NaN fails too
-            raise ValueError(f"a span needs 0 <= begin <= end, not [{self.begin_s}, {self.end_s})")
-
-
-def frame_range(span: Span, times_s: np.ndarray, duration_s: float) -> tuple[int, int]:
-    """Frames ``[begin, end)`` of ``span``: each border goes to the nearest frame border.
-
-    Answers carry two decimals, so a border may lie a few milliseconds off the frame it means: nearest, not floor.
-    A span that is not empty keeps at least one frame.
-
-    Args:
-        span: seconds.
-        times_s: (N,) float, time of every frame of the video, increasing, ``times_s[0] == 0``.
-        duration_s: end of the last frame.
-    """
-    borders = np.append(np.asarray(times_s, dtype=np.float64), duration_s)  # (N + 1,)
-    begin = min(int(np.abs(borders - span.begin_s).argmin()), len(times_s) - 1)
-    end = int(np.abs(borders - span.end_s).argmin())
-    return begin, max(end, begin + 1)
 
 
 def says_absent(answer: str) -> bool:
@@ -141,9 +117,17 @@ class Tube:
 
     def draw(self, out: str | Path) -> Path:
         """Writes the video with the box in the span and a timeline under the picture to ``out`` (MP4)."""
-        from spacevllm.drawing.overlay import draw_overlay  # drawing is optional for whoever only reads numbers
+        from spacevllm.video.overlay import COLOURS, draw_marks  # drawing is optional for whoever only reads numbers
 
-        return draw_overlay(self.video, [self], out)
+        return draw_marks(self.video, [self.mark(COLOURS[0])], out)
+
+    def mark(self, colour: str) -> Mark:
+        """The tube as something to draw; colour: ``#rrggbb``."""
+        from spacevllm.video.overlay import Mark
+
+        span = (self.span.begin_s, self.span.end_s) if self.span else None
+        detail = f"{span[0]:.2f} to {span[1]:.2f} s" if span else "no time could be read from the answer"
+        return Mark(self.question, detail, colour, span, self.begin_frame, self.boxes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``; ``times_s`` only if uneven."""

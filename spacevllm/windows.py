@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
+from spacevllm.span import Span, frame_range
+from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video.errors import VideoError
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames

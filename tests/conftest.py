@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Starting Ray takes seconds, so it starts once; stages re-use a session that is running."""
-    from pipelines.cluster import ray_session
+    from pipelines.core.cluster import ray_session
 
     with ray_session():
         yield

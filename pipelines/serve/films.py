@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 from spacevllm.video.reader import SampledFrames
 from spacevllm.windows import Walked, ground_film
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster import ray_session
+from pipelines.core.cluster import ray_session
 from pipelines.serve.config import Replicas, ServeConfig, check_access
 from spacevllm.config import ConfigError
 

@@ -23,7 +23,8 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.requests import check_questions
 from pipelines.serve.store import Video
 from pipelines.serve.videos import Videos, refusal
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.windows import is_film

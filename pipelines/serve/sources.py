@@ -19,7 +19,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipelines import storage
+from pipelines.core import storage
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 

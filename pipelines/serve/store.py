@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines import storage
+from pipelines.core import storage
 from pipelines.serve.problems import Problem
 
 LEFT_S = 24 * 3600.0  # nothing is on its way in for so long

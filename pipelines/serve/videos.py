@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines import storage
+from pipelines.core import storage
 from pipelines.serve import sources
 from pipelines.serve.children import Children
 from pipelines.serve.config import ServeConfig
@@ -22,7 +22,8 @@ from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
 from spacevllm.drawing.overlay import draw_overlay
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo

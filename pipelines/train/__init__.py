@@ -11,11 +11,11 @@ import threading
 import time
 from typing import Any
 
-from pipelines import storage
-from pipelines.cluster import ray_session
-from pipelines.progress import Progress
-from pipelines.stage import Summary, open_stage, write_summary
-from pipelines.tracking import Run
+from pipelines.core import storage
+from pipelines.core.cluster import ray_session
+from pipelines.core.progress import Progress
+from pipelines.core.stage import Summary, open_stage, write_summary
+from pipelines.core.tracking import Run
 from pipelines.train.config import TrainJobConfig
 from spacevllm.data.instance import instance_id
 from spacevllm.imports import no_garbage

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from pipelines.decode import DecodeOptions
-from pipelines.tracking import TrackingConfig
+from pipelines.core.tracking import TrackingConfig
+from pipelines.media.decode import DecodeOptions
 from pipelines.train.mixture import block_counts, draw
 from spacevllm.config import Config
 from spacevllm.data.instance import MediaType, Task

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.decode import FRAMES, DecodeConfig
-from pipelines.decode import run as decode
-from pipelines.stage import Summary
-from pipelines.tracking import store_uri
+from pipelines.core import storage
+from pipelines.core.stage import Summary
+from pipelines.core.tracking import store_uri
+from pipelines.media.decode import FRAMES, DecodeConfig
+from pipelines.media.decode import run as decode
 from pipelines.train.config import StageSection, TrainJobConfig
 from spacevllm.config import ConfigError
-from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
+from spacevllm.model.collate import ClipSample
 
 KEY = ["media", "begin_s", "end_s"]  # of a clip: what is shown of which file
 FRAME_COLUMNS = ["status", "frames", "shape", "indices", "times_s", "duration_s", "shown_begin_s", "shown_end_s"]

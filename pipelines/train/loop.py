@@ -13,8 +13,8 @@ import torch
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import TEXT_BYTES, ClipStream
 from pipelines.train.trainer import Trainer
-from spacevllm.data.collate import ClipSample
 from spacevllm.model.batch import Batch
+from spacevllm.model.collate import ClipSample
 
 
 def train_worker(payload: dict[str, Any]) -> None:

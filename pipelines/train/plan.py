@@ -16,12 +16,12 @@ from pipelines.train.mixture import block_counts
 from pipelines.train.model import choose_trained, shape_only
 from pipelines.train.optimizer import part_of
 from spacevllm.data.instance import Instance
-from spacevllm.data.templates import answer_text
 from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.flops import FlopsModel, Work
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.words.instructions import answer_text
 
 CLIPS_LOOKED_AT = 50
 GIGA = 1e9

@@ -14,8 +14,8 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.engine import make_engine, whole_state
 from pipelines.train.meter import Meter
 from pipelines.train.model import choose_trained
-from spacevllm.data.collate import Collator
 from spacevllm.model.batch import Batch
+from spacevllm.model.collate import Collator
 from spacevllm.model.criterion import Criterion
 from spacevllm.model.flops import FlopsModel, measured_peak
 from spacevllm.model.lora import add_lora, fold_lora

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from spacevllm.calibration import RECALL
 from spacevllm.data.instance import TASKS, Instance
-from spacevllm.drawing.overlay import tube_mark
 from spacevllm.drawing.page import template
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 
 MEBIBYTE = 2**20
 NOT_THERE = "not there"  # status of an answer that says so
@@ -201,7 +201,7 @@ def _table(task: str, protocol: str, scores: Mapping[str, Any], baselines: Mappi
 def _card(item: ReportItem, clip: Clip) -> dict[str, Any]:
     tube, truth = item.tube, item.truth
     duration = (tube.duration_s if tube else truth.duration_s if truth else 0.0) or 1e-3
-    mark = tube_mark(tube, "") if tube else None
+    mark = tube.mark("") if tube else None
     known = truth is not None and truth.begin_s is not None and truth.end_s is not None
     return {
         "item": item,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spacevllm.drawing.page import template
-from spacevllm.tube import Span
+from spacevllm.span import Span
 
 
 @dataclass(frozen=True)

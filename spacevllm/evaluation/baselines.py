@@ -14,7 +14,8 @@ import numpy as np
 from spacevllm.data.instance import Instance, instance_id
 from spacevllm.evaluation.prediction import Track
 from spacevllm.evaluation.protocols import clip_span
-from spacevllm.tube import Span, Tube, interpolate_boxes
+from spacevllm.span import Span
+from spacevllm.tube import Tube, interpolate_boxes
 
 CENTRE_SIDE = 0.5  # the centre box takes half the frame's width and half its height
 

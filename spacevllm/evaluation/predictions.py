@@ -23,7 +23,7 @@ from spacevllm.data.instance import Instance
 from spacevllm.evaluation.metrics import Interval
 from spacevllm.evaluation.prediction import Prediction, Unreadable, clean_track
 from spacevllm.evaluation.scoring import Answer
-from spacevllm.model.answers import parse_span
+from spacevllm.words.answers import parse_span
 
 FIELDS = ("answer", "begin_frame", "end_frame", "begin_s", "end_s", "boxes")
 _LARGEST = 2**53  # up to here a float64 holds every integer

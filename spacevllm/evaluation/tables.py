@@ -11,7 +11,7 @@ from spacevllm.evaluation.published import OURS, PUBLISHED
 
 HEADLINES = {"stvg": "m_vIoU", "vtg": "R1@0.5", "rec": "acc@0.5", "qa": "accuracy"}
 
-Scored = Mapping[str, Any]  # the summary of one benchmark: ``pipelines.benchmark.run``
+Scored = Mapping[str, Any]  # the summary of one benchmark: ``pipelines.evaluation.benchmark.run``
 
 
 def benchmark_lines(scored: Scored) -> Iterator[str]:

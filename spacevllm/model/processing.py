@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spacevllm.data.templates import ANSWER_WITH_OPTION, Wording, choose_wording
-from spacevllm.model.answers import number_starts
 from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.queries import IMAGE_QUERY
+from spacevllm.words.answers import number_starts
+from spacevllm.words.instructions import ANSWER_WITH_OPTION, Wording, choose_wording
 
 END_OF_TURN = "<|im_end|>"
 TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."

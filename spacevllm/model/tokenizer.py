@@ -8,8 +8,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from spacevllm.data.instance import Instance
-from spacevllm.data.templates import ANSWER_WITH_OPTION, answer_text, choose_wording
 from spacevllm.model.processing import END_OF_TURN, QUESTIONS_FOLLOW, TIME_INSTRUCTION
+from spacevllm.words.instructions import ANSWER_WITH_OPTION, answer_text, choose_wording
 
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
 # Qwen2's rule in short: words with their leading space, single digits, everything else

@@ -25,8 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import spacevllm
-from spacevllm.tube import Span
+from spacevllm.span import Span
 from spacevllm.video.errors import DecoderCrashed, DecodeTimeout
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import Backend, SampledFrames, sample_frames
@@ -143,7 +142,7 @@ class GuardedSampler:
         return self._child
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(spacevllm.__file__).parents[1])  # the parent's copy of the package, wherever it runs
+        root = str(Path(__file__).parents[2])  # the parent's copy of the package, wherever it runs
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._child = child = subprocess.Popen(
             [sys.executable, "-P", "-c", _CHILD, str(self.memory_mb or 0)],

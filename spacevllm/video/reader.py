@@ -19,7 +19,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from spacevllm.tube import Span
+from spacevllm.span import Span
 from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan

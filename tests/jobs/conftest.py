@@ -114,7 +114,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray():
     """One Ray session for all jobs that run in this process."""
-    from pipelines.cluster import ray_session
+    from pipelines.core.cluster import ray_session
 
     with ray_session():
         yield

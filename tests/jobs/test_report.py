@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.report import ReportConfig, make
-from pipelines import storage
-from pipelines.manifest import read_records
-from pipelines.predict import ANSWERS
+from pipelines.archive.predict import ANSWERS
+from pipelines.core import storage
+from pipelines.media.manifest import read_records
 from spacevllm.video import probe
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.cli import main
-from pipelines import storage
+from pipelines.core import storage
 from spacevllm.calibration import FILE, Calibration
 
 

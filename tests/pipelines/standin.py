@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-from spacevllm.tube import Span, Tube, frame_range
+from spacevllm.span import Span, frame_range
+from spacevllm.tube import Tube
 
 
 class Standin:

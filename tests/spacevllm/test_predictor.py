@@ -11,7 +11,7 @@ import pytest
 
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
 from spacevllm.predictor import Predictor, clamp_span, place_span, span_boxes
-from spacevllm.tube import Span
+from spacevllm.span import Span
 from spacevllm.video import SampledFrames, sample_frames
 from spacevllm.video.errors import MissingVideo, StillImage
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
+from spacevllm.span import Span, frame_range
+from spacevllm.tube import Tube, interpolate_boxes
 
 
 def make_tube(**changes) -> Tube:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacevllm.tube import Span, Tube, frame_range, interpolate_boxes
+from spacevllm.span import Span, frame_range
+from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video import probe, sample_frames
 from spacevllm.video.errors import UndecodableFrames
 from spacevllm.windows import SECONDS_PER_FRAME, ground_film, is_film, looks, plan_windows

@@ -6,8 +6,8 @@ import pytest
 
 from spacevllm.data.moving_shapes import MovingShapesConfig, make_scene, scene_instances
 from spacevllm.data.moving_shapes.language import ATTRIBUTES, VERBS
-from spacevllm.data.templates import answer_text
 from spacevllm.tube import ABSENT
+from spacevllm.words.instructions import answer_text
 
 CONFIG = MovingShapesConfig(absent_per_video=4)
 PLAIN = MovingShapesConfig()

@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from spacevllm.data.instance import Instance
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 
 FPS, NUM_FRAMES, WIDTH, HEIGHT = 10, 20, 160, 120
 BOX = (40, 30, 100, 90)

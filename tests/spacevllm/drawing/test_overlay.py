@@ -10,20 +10,9 @@ import pytest
 from drawn_clips import BOX, HEIGHT, NUM_FRAMES, WIDTH, make_truth, make_tube, unread_tube, write_clip
 from PIL import ImageColor
 
-from spacevllm.drawing.overlay import (
-    COLOURS,
-    GROUND,
-    MAX_HEIGHT,
-    MAX_SIDE,
-    MIN_WIDTH,
-    TRACK,
-    TRUTH,
-    Canvas,
-    draw_overlay,
-    truth_mark,
-    tube_mark,
-)
+from spacevllm.drawing.overlay import TRUTH, draw_overlay, truth_mark
 from spacevllm.video.errors import NotAVideo, UndecodableFrames
+from spacevllm.video.overlay import COLOURS, GROUND, MAX_HEIGHT, MAX_SIDE, MIN_WIDTH, TRACK, Canvas
 from spacevllm.video.probe import probe
 from spacevllm.video.reader import read_frames
 
@@ -64,7 +53,7 @@ class Drawn:
 def drawn(clip, tmp_path_factory):
     tube, truth = make_tube(clip), make_truth()
     out = draw_overlay(clip, [tube], tmp_path_factory.mktemp("out") / "deep" / "a.mp4", truth)
-    return Drawn(out, clip, [tube_mark(tube, COLOURS[0]), truth_mark(truth)])
+    return Drawn(out, clip, [tube.mark(COLOURS[0]), truth_mark(truth)])
 
 
 def test_every_frame_is_there_and_browsers_can_play_it(drawn, clip, tmp_path):
@@ -110,7 +99,7 @@ def test_several_tubes_have_colours_of_their_own(clip, tmp_path):
     drawn = Drawn(
         draw_overlay(clip, tubes, tmp_path / "a.mp4"),
         clip,
-        [tube_mark(t, c) for t, c in zip(tubes, COLOURS, strict=False)],
+        [t.mark(c) for t, c in zip(tubes, COLOURS, strict=False)],
     )
     for i in range(3):
         assert is_colour(drawn.at(10, 10 + 50 * i, 35), COLOURS[i])
@@ -119,7 +108,7 @@ def test_several_tubes_have_colours_of_their_own(clip, tmp_path):
 
 def test_an_answer_without_a_span_keeps_its_caption(clip, tmp_path):
     tube = unread_tube(clip)
-    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube_mark(tube, COLOURS[0])])
+    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube.mark(COLOURS[0])])
     assert is_colour(drawn.bar(0, 1.0), TRACK)
     assert drawn.frames[0, : drawn.canvas.top].max() > 200  # text
 
@@ -134,7 +123,7 @@ def test_the_picture_is_drawn_upright_as_the_model_saw_it(tmp_path, rotation, mi
     clip = write_clip(tmp_path / "turned.mp4", rotation=rotation, mirrored=mirrored)
     info = probe(clip)
     tube = make_tube(clip, width=info.width, height=info.height, box=(20, 30, 80, 90))
-    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube_mark(tube, COLOURS[0])])
+    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube.mark(COLOURS[0])])
     assert (drawn.canvas.picture[0] < drawn.canvas.picture[1]) == (rotation in (90, 270))
     assert is_colour(drawn.at(10, 50, 30), COLOURS[0])
     dark = read_frames(info, [0])[0].mean(-1) < 60  # (H, W)
@@ -148,7 +137,7 @@ def test_variable_rate_and_late_start_keep_their_times(tmp_path):
     tube = make_tube(clip, 2, 4, num_frames=8)
     out = draw_overlay(clip, [tube], tmp_path / "a.mp4")
     np.testing.assert_allclose(probe(out).times_s, np.array(steps) / 10, atol=1e-3)
-    drawn = Drawn(out, clip, [tube_mark(tube, COLOURS[0])])
+    drawn = Drawn(out, clip, [tube.mark(COLOURS[0])])
     assert [is_colour(drawn.at(f, BOX[0], 60), COLOURS[0]) for f in range(8)] == [2 <= f < 4 for f in range(8)]
 
 
@@ -183,7 +172,7 @@ def test_a_bad_video_leaves_nothing_behind(tmp_path):
 def test_very_tall_and_very_wide_pictures(tmp_path, size):
     clip = write_clip(tmp_path / "thin.mov", size=size, num_frames=2, codec="png")
     tube = make_tube(clip, 0, 2, (0, 0, *size), question="a question about it")
-    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube_mark(tube, COLOURS[0])])
+    drawn = Drawn(draw_overlay(clip, [tube], tmp_path / "a.mp4"), clip, [tube.mark(COLOURS[0])])
     (width, height), (left, top) = drawn.canvas.picture, (drawn.canvas.left, drawn.canvas.top)
     assert drawn.frames.shape[2] >= MIN_WIDTH and height <= MAX_HEIGHT and left * 2 + width == drawn.frames.shape[2]
     assert left == 0 or is_colour(drawn.frames[0, top + height // 2, left // 2], GROUND)

@@ -11,7 +11,7 @@ from test_data_card_page import NASTY, sampled, tube
 
 from spacevllm.drawing.strip import ACCENT, GAP, HEIGHT, TRUTH, draw_comparison
 from spacevllm.drawing.worst import Case, render_worst
-from spacevllm.tube import Span
+from spacevllm.span import Span
 
 
 def test_truth_and_answer_are_drawn_each_in_its_span():

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from spacevllm.data.instance import Instance
-from spacevllm.tube import Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import Tube
 
 FPS, NUM_FRAMES, WIDTH, HEIGHT = 10, 100, 200, 100
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 from answers_corpus import SPANS
 
-from spacevllm.model.answers import parse_span
-from spacevllm.tube import Span
+from spacevllm.span import Span
+from spacevllm.words.answers import parse_span
 
 
 @pytest.mark.parametrize(("answer", "expected"), SPANS)
@@ -16,5 +16,5 @@ def test_spans_of_the_corpus(answer, expected):
 
 
 def test_reading_answers_needs_no_torch():
-    script = "import sys, spacevllm.model.answers, spacevllm.evaluation.predictions; assert 'torch' not in sys.modules"
+    script = "import sys, spacevllm.words.answers, spacevllm.evaluation.predictions; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)

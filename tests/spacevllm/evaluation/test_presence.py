@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.presence import auroc, false_alarm_rate, presence_rows, summarise_presence
-from spacevllm.tube import ABSENT, Span, Tube
+from spacevllm.span import Span
+from spacevllm.tube import ABSENT, Tube
 
 LISTS = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30).filter(
     lambda rows: 0 < sum(there for _, there in rows) < len(rows)

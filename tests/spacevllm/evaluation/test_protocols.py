@@ -12,7 +12,7 @@ from spacevllm.data.instance import Instance
 from spacevllm.evaluation.prediction import Unreadable, from_tube, other_copy
 from spacevllm.evaluation.protocols import TubeScore, score_tube, truth_boxes
 from spacevllm.evaluation.protocols import dense as dense_truth
-from spacevllm.tube import Span
+from spacevllm.span import Span
 
 HALF = (10, 10, 50, 30)  # upper half of the true box: IoU 1/2
 

@@ -15,7 +15,7 @@ from scoring_cases import instance, tube, unread_tube
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.scoring import evaluate, score
 from spacevllm.evaluation.summary import summarise
-from spacevllm.tube import Span
+from spacevllm.span import Span
 
 COUNTS = {"n_queries", "n_missing", "n_unparsable"}
 STVG = {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU"}

@@ -7,8 +7,8 @@ import torch
 from tiny import clip, instance, make
 
 import spacevllm
-from spacevllm.data.collate import Collator
 from spacevllm.model.checkpoints import load_model
+from spacevllm.model.collate import Collator
 from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.predictor import Predictor

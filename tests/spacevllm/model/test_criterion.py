@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import clip, instance, make
 
-from spacevllm.data.collate import Collator, cell_shares
+from spacevllm.model.collate import Collator, cell_shares
 from spacevllm.model.criterion import Criterion, CriterionConfig
 from spacevllm.model.outputs import AlignOutput
 

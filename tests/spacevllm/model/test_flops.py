@@ -10,7 +10,7 @@ from tiny import clip, instance, make
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from spacevllm.data.collate import Collator
+from spacevllm.model.collate import Collator
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.flops import FlopsModel, Work, measured_peak
 

@@ -51,7 +51,6 @@ def test_what_is_wrong_is_said_without_loading(folder):
 
 
 def test_planning_a_run_needs_no_torch():
-    code = (
-        "import sys, pipelines.ground, jobs.ground; print(sorted({'torch', 'transformers', 'ray'} & set(sys.modules)))"
-    )
+    modules = "{'torch', 'transformers', 'ray'} & set(sys.modules)"
+    code = f"import sys, pipelines.archive.ground, jobs.ground; print(sorted({modules}))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

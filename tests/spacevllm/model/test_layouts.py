@@ -8,14 +8,14 @@ import pytest
 import torch
 from tiny import clip, instance, make
 
-from spacevllm.data.collate import Collator
-from spacevllm.model.answers import parse_boxes, parse_span
 from spacevllm.model.batch import Kind
+from spacevllm.model.collate import Collator
 from spacevllm.model.criterion import Criterion, CriterionConfig
 from spacevllm.model.memory import ask, prefill
 from spacevllm.model.processing import Question
 from spacevllm.predictor import spread_boxes
-from spacevllm.tube import Span
+from spacevllm.span import Span
+from spacevllm.words.answers import parse_boxes, parse_span
 
 LAYOUTS = [
     {"prompt_order": "caption_first"},

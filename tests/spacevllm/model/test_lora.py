@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import clip, instance, make
 
 import spacevllm
-from spacevllm.data.collate import Collator
+from spacevllm.model.collate import Collator
 from spacevllm.model.lora import add_lora, fold_lora, merge_lora, save_adapter
 from spacevllm.model.weights import CheckpointError
 from spacevllm.predictor import Predictor

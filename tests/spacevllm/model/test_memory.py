@@ -9,9 +9,9 @@ from tiny import clip, instance, make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from spacevllm.data.collate import Collator
 from spacevllm.model import attention
 from spacevllm.model.attention import attend_in_pieces
+from spacevllm.model.collate import Collator
 from spacevllm.model.memory import Answer, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import clip, instance, make, text_clip
 
-from spacevllm.data.collate import Collator, frame_targets
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.batch import Kind
+from spacevllm.model.collate import Collator, frame_targets
 from spacevllm.model.criterion import Criterion, CriterionConfig
 
 CRITERION = Criterion(CriterionConfig(attention=1.0, pointer=1.0, box_frames="visible"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import absent, clip, instance, make, text_clip
 
-from spacevllm.data.collate import Collator
+from spacevllm.model.collate import Collator
 from spacevllm.model.criterion import Criterion, CriterionConfig
 from spacevllm.model.memory import ask, prefill
 from spacevllm.model.presence_head import PresenceHead, video_logit

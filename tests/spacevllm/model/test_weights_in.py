@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import clip, instance
 
 import spacevllm
-from spacevllm.data.collate import Collator
 from spacevllm.model.batch import Kind
 from spacevllm.model.checkpoints import canonical, load_model
+from spacevllm.model.collate import Collator
 from spacevllm.model.llava_video import config_from_llava_video, import_llava_video, plan_import
 from spacevllm.model.modeling import NEW_MODULES, SpaceVLLM
 from spacevllm.model.processing import SpaceVLLMProcessor

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spacevllm.data.collate import ClipSample
 from spacevllm.data.instance import Instance
+from spacevllm.model.collate import ClipSample
 from spacevllm.model.configuration import tiny_config
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor

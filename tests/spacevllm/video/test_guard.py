@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from clips import write_clip
 
-from spacevllm.tube import Span
+from spacevllm.span import Span
 from spacevllm.video import GuardedSampler, errors, sample_frames
 
 Clip = Callable[[str], Path]

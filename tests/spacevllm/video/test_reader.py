@@ -10,7 +10,7 @@ import pytest
 from clips import CLIPS, PYAV_ONLY, corners, decode_all, pattern, write_clip
 from PIL import Image
 
-from spacevllm.tube import Span
+from spacevllm.span import Span
 from spacevllm.video import errors
 from spacevllm.video.probe import VideoInfo, probe
 from spacevllm.video.reader import Backend, plan_runs, read_frames, sample_frames

@@ -1,0 +1,182 @@
+"""Answers of ``ground`` → files for other tools, video by video.
+
+OUT/exports/tubes.jsonl          every answer, one a line; those that failed say why
+OUT/exports/coco_video.json      YouTube-VIS form
+OUT/exports/cvat/<video>.xml     CVAT for video 1.1
+OUT/exports/mot/<video>/         seqinfo.ini, gt/gt.txt, questions.csv
+
+A video's rows lie in one part file for each run that asked about it. What is held: ids and the files of each video;
+one part file as it is read; of the videos that lie in the very same files, the wanted rows, as Arrow; and of one video
+what its own file takes. Boxes of the frames that the model saw, in and out of the span, are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import IO, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.archive.predict import ANSWERS, row_to_answer
+from pipelines.core import storage
+from pipelines.core.parts import Parts
+from spacevllm.data.instance import instance_id
+from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files
+from spacevllm.tube import Tube
+
+ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
+COLUMNS = [name for name in ANSWERS.names if name != "sampled_boxes"]
+
+
+class Answers:
+    """One video's wanted rows, by question. table: columns ``COLUMNS``."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.sort_by([("question", "ascending"), ("id", "ascending")])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One at a time: a box is some 300 bytes in a row, and 20 in Arrow and in a tube."""
+        for number in range(self.table.num_rows):
+            yield from self.table.slice(number, 1).to_pylist()
+
+    @cached_property
+    def tubes(self) -> list[Tube]:
+        """Those that have a span."""
+        answers = (row_to_answer(row | {"sampled_boxes": None}) for row in self.rows() if row["status"] == "ok")
+        return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
+
+
+Write = Callable[[str, Answers], int]  # a name for its files and one video's answers; how many became tracks
+
+
+def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
+    """Writes the wanted answers in each of ``formats``; returns how many tubes each holds (jsonl: answers)."""
+    folder = storage.join(out, "exports")
+    counts: dict[str, int] = dict.fromkeys(formats, 0)
+    if not formats:
+        return {}
+    with ExitStack() as stack:
+        writers = {name: _WRITERS[name](folder, stack) for name in formats}
+        parts.tidy(wanted)  # a worker that outlived its killed driver may have written a row again
+        places = files_of(parts, wanted)
+        names = file_names(places)
+        for video, answers in by_video(places, wanted):
+            for form, write in writers.items():
+                counts[form] += write(names[video], answers)
+    return counts
+
+
+def file_names(videos: Collection[str]) -> dict[str, str]:
+    """A name for each video's files: its own, with a hash behind it where two videos are called the same."""
+    paths = {video: PurePosixPath(storage.name(video).partition("?")[0]) for video in videos}
+    shared = Counter(path.name for path in paths.values())
+    return {
+        video: path.name if shared[path.name] == 1 else f"{path.stem}-{instance_id(video)[:8]}{path.suffix}"
+        for video, path in paths.items()
+    }
+
+
+def files_of(parts: Parts, wanted: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Each video with wanted rows → the part files that they lie in, in order of name."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for row, uri in parts.rows(["id", "video"]):
+        if row["id"] in wanted:
+            found[row["video"]][uri] = None
+    return {video: tuple(uris) for video, uris in found.items()}
+
+
+def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -> Iterator[tuple[str, Answers]]:
+    """Each video whole. Those that lie in the same files are read together: runs ask about videos in the same order, so
+    few files are read more than twice."""
+    together: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for video, uris in places.items():
+        together[uris].add(video)
+    for uris, videos in sorted(together.items()):
+        table = pa.concat_tables([_rows(uri, wanted, videos) for uri in uris], promote_options="default")
+        for video in sorted(videos):
+            yield video, Answers(table.filter(pc.equal(table["video"], video)))
+
+
+def _rows(uri: str, wanted: Mapping[str, str], videos: set[str]) -> pa.Table:
+    table = storage.read_table(uri, COLUMNS)
+    places = zip(table["id"].to_pylist(), table["video"].to_pylist(), strict=True)
+    return table.filter(pa.array([id in wanted and video in videos for id, video in places], pa.bool_()))
+
+
+def _jsonl(folder: str, stack: ExitStack) -> Write:
+    file = stack.enter_context(storage.open_write(storage.join(folder, "tubes.jsonl")))
+
+    def write(name: str, answers: Answers) -> int:
+        for row in answers.rows():
+            row["boxes"] = [list(box.values()) for box in row["boxes"] or []]
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        return answers.table.num_rows
+
+    return write
+
+
+def _coco_video(folder: str, stack: ExitStack) -> Write:
+    file = stack.enter_context(storage.open_write(storage.join(folder, "coco_video.json")))
+    videos: list[dict[str, Any]] = []
+    written = 0
+    file.write(b'{"annotations": [')
+
+    def write(name: str, answers: Answers) -> int:
+        nonlocal written
+        if tubes := answers.tubes:
+            videos.append(coco_video(len(videos) + 1, tubes))
+            for annotation in coco_annotations(len(videos), written + 1, tubes):
+                file.write((",\n" if written else "\n").encode() + json.dumps(annotation).encode())
+                written += 1
+        return len(tubes)
+
+    stack.push(lambda kind, *_: None if kind else _end_coco(file, videos))
+    return write
+
+
+def _end_coco(file: IO[bytes], videos: list[dict[str, Any]]) -> None:
+    file.write(f'\n], "videos": {json.dumps(videos)}, "categories": {json.dumps([CATEGORY])}}}\n'.encode())
+
+
+def _cvat(folder: str, stack: ExitStack) -> Write:
+    folder = _emptied(storage.join(folder, "cvat"))
+
+    def write(name: str, answers: Answers) -> int:
+        if tubes := answers.tubes:
+            storage.write_text(storage.join(folder, f"{name}.xml"), cvat_xml(name, tubes))
+        return len(tubes)
+
+    return write
+
+
+def _mot(folder: str, stack: ExitStack) -> Write:
+    folder = _emptied(storage.join(folder, "mot"))
+
+    def write(name: str, answers: Answers) -> int:
+        if tubes := answers.tubes:
+            for file, text in mot_files(name, tubes).items():
+                storage.write_text(storage.join(folder, name, file), text)
+        return len(tubes)
+
+    return write
+
+
+def _emptied(folder: str) -> str:
+    """Videos that are asked nothing any more are no part of a new export."""
+    for uri in storage.find(folder):
+        storage.remove(uri)
+    return folder
+
+
+_WRITERS: dict[ExportFormat, Callable[[str, ExitStack], Write]] = {
+    "mot": _mot,
+    "coco-video": _coco_video,
+    "cvat": _cvat,
+    "jsonl": _jsonl,
+}

@@ -1,0 +1,114 @@
+"""Videos × questions → tubes. Each video is read once and each (video, question) answered once, run after run.
+
+The way of a run: list the videos → pair them with questions → leave out what OUT/tubes has → answer (predict.py, which
+evaluation uses too) → count every row.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import model_validator
+
+from pipelines.archive.export import ExportFormat, export
+from pipelines.archive.predict import (
+    LoadPredictor,
+    Model,
+    PredictOptions,
+    answer,
+    describe,
+    load_predictor,
+    make_work,
+    wanted_ids,
+    without,
+)
+from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.core import storage
+from pipelines.core.cluster import ray_session
+from pipelines.core.parts import Parts, count_rows
+from pipelines.core.progress import Progress
+from pipelines.core.rows import is_rows
+from pipelines.core.stage import Summary, open_stage, write_summary
+from pipelines.core.tracking import TrackingConfig
+from pipelines.media.decode import DecodeOptions
+from pipelines.media.manifest import list_videos
+from spacevllm.config import Config, ConfigError
+from spacevllm.windows import Windows
+
+
+class GroundConfig(Config):
+    """``ground``: OUT/tubes/*.parquet, one row a (video, question), columns as in ``predict.ANSWERS``.
+
+    Attributes:
+        model: folder of a trained model.
+        videos: folder, glob, file, URL or manifest (see ``pipelines.media.manifest``), or a list of them.
+        questions: file of questions, see ``read_questions``.
+        question: one question, or a list, asked of every video.
+        out: where the tubes go. Running again adds what is missing; rows of other videos or questions stay.
+        decode, predict: how videos are read and how the model runs.
+        windows: ``auto``: a film, whose frames would lie too far apart, is looked at window by window, see
+            ``spacevllm.windows``; ``off``: every video is seen at once.
+        export: forms in which all answers of this call are written beside the tubes, see ``pipelines.archive.export``.
+        retry_failed: also do again what failed before (and what another limit in ``decode`` could save).
+        ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
+    """
+
+    model: str
+    videos: str | tuple[str, ...]
+    out: str
+    questions: str | None = None
+    question: str | tuple[str, ...] = ()
+    decode: DecodeOptions = DecodeOptions()
+    predict: PredictOptions = PredictOptions()
+    windows: Windows = "auto"
+    export: tuple[ExportFormat, ...] = ()
+    retry_failed: bool = False
+    ray: str | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _has_questions(self) -> GroundConfig:
+        listed = [self.videos] if isinstance(self.videos, str) else self.videos
+        if not self.questions and not self.question and not any(map(is_rows, listed)):
+            raise ValueError("ground needs questions: a file (questions), text (question) or a manifest (videos)")
+        return self
+
+
+def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
+    """Answers what is not there yet; a second run decodes nothing.
+
+    Returns:
+        The summary that is also OUT/summary.json: ``in`` = ``ok`` + ``failed`` counts the (video, question) pairs of
+        this call, ``errors`` the failed ones by reason, ``new`` and ``decoded`` what this call added and read, and its
+        ``speed`` (see ``Progress``).
+
+    Raises:
+        ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
+    """
+    pairs = list(pair_questions(list_videos(config.videos), read_questions(config.question, config.questions)))
+    if not pairs:
+        raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
+    with storage.exclusive(config.out):
+        model = describe(config.model, load)
+        work = make_work(pairs, model, config.windows)
+        parts, wanted = Parts(storage.join(config.out, "tubes")), wanted_ids(work)
+        missing = without(work, parts.tidy(wanted, config.retry_failed))
+        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
+        with open_stage("ground", config, config.out, tracking) as stage:
+            started = time.monotonic()
+            new = len(wanted_ids(missing))
+            progress = Progress("ground", new, "answers", stage)
+            if new:
+                with ray_session(config.ray), progress:
+                    answer(missing, model, parts, config.decode, config.predict, progress, load, config.windows)
+            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
+            work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
+            work_done |= progress.speed
+            exports = export(parts, wanted, config.out, config.export)
+            about = {"videos": work.num_rows, "exports": exports, **_describe(model)}
+            summary = {"stage": "ground", **counts, **work_done, **about}
+            return write_summary(stage, config.out, summary)
+
+
+def _describe(model: Model) -> dict[str, str]:
+    return {"model_id": model.id, "model_digest": model.digest}

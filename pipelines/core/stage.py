@@ -1,0 +1,38 @@
+"""What all stages share: one job per output, the resolved config and the summary beside it, one MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pipelines.core import storage
+from pipelines.core.tracking import Run, TrackingConfig, flatten, tracked_run
+from spacevllm.config import Config, dump_config
+
+Summary = dict[str, Any]
+
+
+@contextmanager
+def open_stage(name: str, config: Config, out: str, tracking: TrackingConfig) -> Iterator[Run]:
+    """Writes ``config.yaml`` and yields the stage's run. Hold ``storage.exclusive(out)`` around it."""
+    with tracked_run(tracking, name, out, config.model_dump(mode="json")) as run:
+        uri = storage.join(out, "config.yaml")
+        storage.write_text(uri, dump_config(config))
+        run.log_artifact(uri)
+        yield run
+
+
+def write_summary(run: Run, out: str, summary: Mapping[str, Any]) -> Summary:
+    """``summary.json`` beside the output, its numbers as the run's last metrics; returns it."""
+    uri = storage.join(out, "summary.json")
+    storage.write_json(uri, summary)
+    run.log_artifact(uri)
+    numbers = {k: v for k, v in flatten(summary).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    run.log_metrics({_metric_name(name): value for name, value in numbers.items()})
+    return dict(summary)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows letters, digits and ``_-. :/``; ours also hold ``vIoU@0.5`` and reasons of failures."""
+    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)

@@ -1,0 +1,1 @@
+"""Annotation files and captioned videos come in; Uni-STG shards and a data card go out."""

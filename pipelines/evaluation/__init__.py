@@ -1,0 +1,1 @@
+"""A model and questions with known answers come in; scores beside baselines go out."""

@@ -1,0 +1,280 @@
+"""Manifest → sampled frames. A video that cannot be read costs one row, which keeps its reason.
+
+Reading happens in a killable child process per actor; what leaves the child is only the sampled frames, resized to the
+square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines.core import storage
+from pipelines.core.cluster import ray_session
+from pipelines.core.landing import landed, writing
+from pipelines.core.parts import Parts, count_rows
+from pipelines.core.progress import Progress
+from pipelines.core.stage import Summary, open_stage, write_summary
+from pipelines.core.tracking import TrackingConfig
+from pipelines.media.manifest import data_set_clips, list_videos
+from spacevllm.config import Config
+from spacevllm.data.instance import instance_id
+from spacevllm.span import Span
+from spacevllm.video.errors import VideoError
+from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.probe import VideoInfo
+from spacevllm.video.reader import SampledFrames
+
+FRAMES = pa.schema(
+    [
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("frames", pa.large_binary()),
+        ("shape", pa.list_(pa.int64())),
+        ("indices", pa.list_(pa.int64())),
+        ("times_s", pa.list_(pa.float64())),
+        ("fps_num", pa.int64()),
+        ("fps_den", pa.int64()),
+        ("num_frames", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("frame_times_s", pa.list_(pa.float64())),
+        ("shown_begin_s", pa.float64()),  # the part of the video that was sampled from
+        ("shown_end_s", pa.float64()),
+        ("decode_ms", pa.float64()),
+    ]
+)
+
+ASKED = ["uri", "begin_s", "end_s", "error"]  # of a manifest, what decoding needs
+
+
+class Plan(NamedTuple):
+    """What the model wants to see: ``num_frames`` uniform frames, each ``size`` x ``size`` pixels."""
+
+    num_frames: int
+    size: int
+
+
+class DecodeOptions(Config):
+    """How videos are read.
+
+    Attributes:
+        backend: decoder library.
+        timeout_s: a video that takes longer is given up; its decoder is killed.
+        memory_mb: limit of the decoder process; None: none.
+        num_actors: decoders that run side by side, one CPU each.
+        block_rows: videos that travel together; what a killed run redoes at most, for each actor.
+    """
+
+    backend: Literal["pyav", "decord"] = "pyav"
+    timeout_s: float = Field(default=60.0, gt=0)
+    memory_mb: int | None = Field(default=None, gt=0)
+    num_actors: int = Field(default=2, ge=1)
+    block_rows: int = Field(default=8, ge=1)
+
+
+class DecodeConfig(Config):
+    """``decode``: OUT/frames/*.parquet with id, uri, media, fingerprint and the columns of ``FRAMES``.
+
+    Attributes:
+        videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: what its records
+            are about.
+        splits: of the data set; all by default.
+        num_frames, size: the sampling plan.
+        retry_failed: also read again what failed before.
+        ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
+    """
+
+    videos: str | tuple[str, ...]
+    out: str
+    splits: tuple[str, ...] = ()
+    num_frames: int = Field(default=8, ge=1)
+    size: int = Field(default=64, ge=1)
+    decode: DecodeOptions = DecodeOptions(block_rows=32)
+    retry_failed: bool = False
+    ray: str | None = None
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def run(config: DecodeConfig) -> Summary:
+    """Reads what is not there yet; a second run reads nothing.
+
+    Raises:
+        ConfigError: no videos. StorageBusy: another job writes to the same output.
+    """
+    plan = Plan(config.num_frames, config.size)
+    manifest = _manifest(config)
+    work = manifest.append_column("fingerprint", _fingerprints(manifest, plan))
+    parts = Parts(storage.join(config.out, "frames"))
+    with storage.exclusive(config.out):
+        wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
+        done = parts.tidy(wanted, config.retry_failed)
+        missing = work.filter(pa.array([name not in done for name in work["id"].to_pylist()], pa.bool_()))
+        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)
+        with open_stage("decode", config, config.out, tracking) as stage:
+            started = time.monotonic()
+            progress = Progress("decode", missing.num_rows, "videos", stage)
+            if missing.num_rows:
+                with ray_session(config.ray), progress:
+                    rows = decoded(missing, plan, config.decode, worker=writing(Decoder, parts))
+                    for count, failed in landed(rows):
+                        progress.advance(count, failed)
+            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
+            work_done = {"new": missing.num_rows, "seconds": time.monotonic() - started, **progress.speed}
+            return write_summary(stage, config.out, {"stage": "decode", **counts, **work_done})
+
+
+class Decoder:
+    """A Ray Data actor: rows of a manifest in, the same rows with the columns of ``FRAMES`` out."""
+
+    def __init__(self, plan: Plan, options: DecodeOptions) -> None:
+        self.plan, self.options = plan, options
+        self.sampler = GuardedSampler(timeout_s=options.timeout_s, memory_mb=options.memory_mb)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = [
+            {"status": "failed", "error": error} if error else self.decode(uri, _part(begin_s, end_s))
+            for uri, begin_s, end_s, error in zip(*(table[name].to_pylist() for name in ASKED), strict=True)
+        ]
+        frames = pa.Table.from_pylist(rows, schema=FRAMES)
+        table = table.drop_columns(["error"])
+        for name in FRAMES.names:
+            table = table.append_column(name, frames[name])
+        return table
+
+    def decode(self, uri: str, part: Span | None = None) -> dict[str, Any]:
+        """One row of ``FRAMES``; ``error`` is ``"<reason>: <message>"``."""
+        started = time.perf_counter()
+        try:
+            with storage.local_copy(uri) as path:
+                row = frames_to_row(self._sample(path, part))
+        except VideoError as error:
+            row = {"status": "failed", "error": f"{error.reason}: {error}"}
+        except OSError as error:  # the download, not the decoder
+            row = {"status": "failed", "error": f"storage: {uri}: {error}"}
+        except Exception as error:  # nobody's plan, but one video must not end an archive; the row keeps the reason
+            row = {"status": "failed", "error": f"decode: {uri}: {type(error).__name__}: {error}"}
+        return row | {"decode_ms": (time.perf_counter() - started) * 1000}
+
+    @contextmanager
+    def reading(self, uri: str) -> Iterator[Callable[[Span], SampledFrames]]:
+        """Reads parts of one file, which is fetched once; frames come in the size of the plan.
+
+        The function given raises VideoError; entering raises OSError if the file cannot be fetched.
+        """
+        with storage.local_copy(uri) as path:
+
+            def read(part: Span) -> SampledFrames:
+                clip = self._sample(path, part)
+                return replace(clip, info=replace(clip.info, path=uri))
+
+            yield read
+
+    def _sample(self, path: str, part: Span | None) -> SampledFrames:
+        num_frames, size = self.plan
+        return self.sampler.sample(path, num_frames, backend=self.options.backend, part=part, size=size)
+
+
+def _part(begin_s: float | None, end_s: float | None) -> Span | None:
+    if begin_s is None and end_s is None:
+        return None
+    return Span(begin_s or 0.0, math.inf if end_s is None else end_s)
+
+
+def frames_to_row(sampled: SampledFrames) -> dict[str, Any]:
+    """Sampled frames as a row of ``FRAMES``."""
+    info, frames = sampled.info, sampled.frames
+    return {
+        "status": "ok",
+        "error": "",
+        "frames": frames.tobytes(),
+        "shape": list(frames.shape),
+        "indices": sampled.indices.tolist(),
+        "times_s": sampled.times_s.tolist(),
+        "fps_num": info.fps.numerator,
+        "fps_den": info.fps.denominator,
+        "num_frames": info.num_frames,
+        "width": info.width,
+        "height": info.height,
+        "duration_s": info.duration_s,
+        "frame_times_s": info.times_s.tolist(),
+        "shown_begin_s": sampled.part and sampled.part.begin_s,
+        "shown_end_s": sampled.part and sampled.part.end_s,
+    }
+
+
+def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
+    """The inverse of ``frames_to_row``, but for the size of the frames and what the container said.
+
+    ``frames`` is (T, size, size, 3) uint8 while ``info.width`` and ``info.height`` are the original's.
+    """
+    info = VideoInfo(
+        path=row["media"],
+        width=row["width"],
+        height=row["height"],
+        fps=Fraction(row["fps_num"], row["fps_den"]),
+        num_frames=row["num_frames"],
+        duration_s=row["duration_s"],
+        first_pts_s=0.0,
+        rotation=0,
+        mirrored=False,
+        keyframes=(),
+        independent_gops=True,
+        times_s=np.array(row["frame_times_s"]),  # (N,)
+        pts=np.zeros(0, np.int64),
+        time_base=Fraction(1),
+        codec="",
+        container="",
+    )
+    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, S, S, 3)
+    part = None if row["shown_begin_s"] is None else Span(row["shown_begin_s"], row["shown_end_s"])
+    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
+
+
+def decoded(
+    work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0, worker: type = Decoder
+) -> Any:
+    """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
+
+    The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
+
+    Args:
+        reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
+        worker: ``Decoder``, or what it was made into.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    cuts = range(0, work.num_rows, options.block_rows)
+    blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
+    room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus)
+    actors = max(1, min(options.num_actors, len(blocks), room))
+    rows = ray.data.from_blocks(blocks)  # from_arrow would look at each block in a task, and start workers for it
+    return rows.map_batches(
+        worker,
+        fn_constructor_args=(plan, options),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(min_size=actors, max_size=actors),
+        num_cpus=1,
+    )
+
+
+def _manifest(config: DecodeConfig) -> pa.Table:
+    if isinstance(config.videos, str) and storage.is_folder(storage.join(config.videos, "unistg")):
+        return data_set_clips(config.videos, config.splits)
+    return list_videos(config.videos)
+
+
+def _fingerprints(manifest: pa.Table, plan: Plan) -> pa.Array:
+    return pa.array([instance_id(version, *plan) for version in manifest["version"].to_pylist()], pa.string())

@@ -1,0 +1,245 @@
+"""Which media there are: one row a video (or image, or part of a video), from a folder, a glob, URLs, a manifest file
+or a Uni-STG data set.
+
+``uri`` opens it; ``media`` is the name that outputs and data sets use (relative to the data set's folder, else the
+uri); ``id`` is a hash of ``media`` (and of the part); ``version`` changes with the file's bytes.
+
+A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
+
+    video,question,begin_s,end_s
+    clips/a.mp4,the dog while it jumps,,
+    s3://bucket/film.mp4,who opens the door?,600,900
+
+``video`` is needed: relative to the manifest's folder, or a path or URL. ``begin_s``, ``end_s``: look only there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, NamedTuple
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from pipelines.core import storage
+from pipelines.core.rows import Row, is_rows, read_rows
+from spacevllm.config import ConfigError
+from spacevllm.data.instance import PART_COLUMNS, Part, instance_id, shown_part
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "uri", "media", "version")),
+        ("begin_s", pa.float64()),  # the part to look at; null: from the start, to the end
+        ("end_s", pa.float64()),
+        ("questions", pa.list_(pa.string())),  # that the manifest file asks of it
+        ("error", pa.string()),  # "", or why the row of the manifest file is of no use
+    ]
+)
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
+    *(".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
+)
+
+
+class Entry(NamedTuple):
+    """One row to be. begin_s, end_s: None where the video's own borders hold."""
+
+    uri: str
+    begin_s: float | None = None
+    end_s: float | None = None
+    question: str = ""
+    error: str = ""
+
+
+class Line(BaseModel):
+    """A row of a manifest or questions file; cells are text in CSV."""
+
+    model_config = ConfigDict(allow_inf_nan=False, extra="ignore")
+
+    video: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    question: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    begin_s: Annotated[float, Field(ge=0)] | None = None
+    end_s: Annotated[float, Field(gt=0)] | None = None
+
+    @classmethod
+    def read(cls, row: Row | str) -> Line:
+        """Raises ValueError: one line that says what is wrong."""
+        if isinstance(row, str):
+            raise ValueError(row)
+        try:
+            line = cls.model_validate({name: cell for name, cell in row.items() if cell not in (None, "")})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})") from None
+        if line.begin_s is not None and line.end_s is not None and line.begin_s >= line.end_s:
+            raise ValueError(f"begin_s {line.begin_s:g} is not before end_s {line.end_s:g}")
+        return line
+
+
+READ = ", ".join(Line.model_fields)
+MEANT = {"start": "begin_s", "start_s": "begin_s", "stop": "end_s", "query": "question"}  # what others call them
+
+
+def list_videos(videos: str | Sequence[str]) -> pa.Table:
+    """Rows of ``SCHEMA`` for folders (searched below), globs, files, URLs and manifests, without repeats, by name.
+
+    What a folder or a glob finds is chosen by extension; a file or URL that is named is taken as it is.
+
+    Raises:
+        ConfigError: a local path is missing, there is no video in it, or a manifest names none.
+    """
+    found: dict[str, str] = {}
+    entries: list[Entry] = []
+    for uri in [videos] if isinstance(videos, str) else videos:
+        if is_rows(uri):
+            entries += _read_manifest(uri)
+        else:
+            found |= _expand(uri)
+    named = {entry.uri for entry in entries if not entry.error} - set(found)
+    return _rows([*map(_found, found), *entries], found | storage.versions(named))
+
+
+def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
+    """Rows of ``SCHEMA`` for every video and image that the records of a Uni-STG folder ask about.
+
+    Args:
+        splits: which; all by default.
+
+    Raises:
+        ConfigError: the folder holds no such data set.
+    """
+    names: set[str] = set()
+    for split in splits or [""]:
+        names |= set(read_records(folder, split, ["media"])["media"].to_pylist()) - {""}  # text
+    return media_rows({name: storage.join(storage.absolute(folder), name) for name in sorted(names)})
+
+
+def data_set_clips(folder: str, splits: Sequence[str] = ()) -> pa.Table:
+    """The same, each as often as records look at different parts of it (VidSTG's segments): what training decodes."""
+    parts: dict[str, dict[Part, None]] = defaultdict(dict)
+    for split in splits or [""]:
+        for row in read_records(folder, split, ["media", *PART_COLUMNS]).to_pylist():
+            parts[row["media"]][shown_part(row)] = None
+    media = data_set_media(folder, splits).to_pylist()
+    return _table([row | _clip(row["media"], part) for row in media for part in parts[row["media"]]])
+
+
+def _clip(media: str, part: Part) -> dict[str, Any]:
+    whole = part == (None, None)
+    return {"id": instance_id(media) if whole else instance_id(media, *part), "begin_s": part[0], "end_s": part[1]}
+
+
+def media_rows(uris: Mapping[str, str]) -> pa.Table:
+    """Rows of ``SCHEMA`` from name → uri; what is missing has no version and fails when it is read."""
+    versions = storage.versions(uris.values())
+    rows = ((name, uri, versions[uri]) for name, uri in uris.items())
+    return _table([{"id": instance_id(m), "uri": uri, "media": m, "version": version} for m, uri, version in rows])
+
+
+def read_records(folder: str, split: str = "", columns: list[str] | None = None) -> pa.Table:
+    """The Uni-STG records of one split, or of all, in shard order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    shards = storage.join(folder, "unistg", split)
+    try:
+        return storage.read_table(shards, columns)
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is no data set: there are no Uni-STG shards in {shards}") from None
+
+
+def _expand(uri: str) -> dict[str, str]:
+    if not storage.is_local(uri) and not storage.is_listable(uri):
+        return storage.versions([uri])
+    named = not storage.is_glob(uri) and not storage.is_folder(uri)
+    files = storage.find(uri)
+    videos = files if named else {u: v for u, v in files.items() if u.lower().endswith(VIDEO_EXTENSIONS)}
+    if not videos:
+        why = "no such file" if named else f"no file there ends in {' '.join(VIDEO_EXTENSIONS)}"
+        raise ConfigError(f"no videos at {uri}: {why}")
+    return videos
+
+
+def check_columns(uri: str, rows: Iterable[Row | str]) -> None:
+    """Raises ConfigError where a column would be read under a name that is nearly its own; others are the user's."""
+    columns = _columns(rows)
+    for column in columns:
+        if column in Line.model_fields:
+            continue
+        near = get_close_matches(column.lower(), Line.model_fields, n=1, cutoff=0.7) or [""]
+        meant = MEANT.get(column.lower(), near[0])
+        if meant and meant not in columns:
+            raise ConfigError(f"{uri}: column {column!r} is not read, did you mean {meant!r}? (read: {READ})")
+
+
+def _columns(rows: Iterable[Row | str]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+
+
+def _read_manifest(uri: str) -> Iterator[Entry]:
+    rows = read_rows(uri)
+    if not any(isinstance(row, dict) and row.get("video") for row in rows):
+        found = ", ".join(_columns(rows)) or "none"
+        raise ConfigError(f"{uri} is no manifest: it has no row with a video (columns: {found}; read: {READ})")
+    check_columns(uri, rows)
+    folder = storage.parent(uri)
+    asks = any(isinstance(row, dict) and "question" in row for row in rows)
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = Line.read(row)
+            if not line.video:
+                raise ValueError("it names no video")
+            if asks and not line.question:
+                raise ValueError("it asks no question")
+            place = storage.absolute(storage.join(folder, line.video))
+        except (ValueError, ImportError) as error:  # the second: of a store whose library is not installed
+            yield _broken(
+                f"{storage.absolute(uri)}#{number}", row, f"manifest: {storage.name(uri)} row {number}: {error}"
+            )
+        else:
+            yield Entry(place, line.begin_s, line.end_s, line.question)
+
+
+def _found(uri: str) -> Entry:
+    if is_utf8(uri):
+        return Entry(uri)
+    spelled = os.fsencode(uri).decode(errors="backslashreplace")  # what a table can hold
+    return Entry(spelled, error="name: it is not UTF-8; rename the file")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: Python keeps other bytes of names and arguments as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _broken(place: str, row: Row | str, error: str) -> Entry:
+    """``place``, the row itself, stands for its video: two broken rows stay two."""
+    question = str(row.get("question") or "") if isinstance(row, dict) else ""
+    return Entry(place, question=question, error=error)
+
+
+def _rows(entries: Iterable[Entry], versions: dict[str, str]) -> pa.Table:
+    """Entries about the same part of a video are one row."""
+    rows: dict[tuple[str, float, float], dict[str, Any]] = {}
+    for uri, begin_s, end_s, question, error in entries:
+        begin_s = begin_s or None  # from second 0 is from the start
+        part = () if begin_s is None and end_s is None else (begin_s or 0.0, end_s)
+        version = versions.get(uri, error)  # of a broken row: what is wrong with it
+        row: dict[str, Any] = {"uri": uri, "media": uri, "version": version, "begin_s": begin_s, "end_s": end_s}
+        key = (uri, begin_s or 0.0, end_s or float("inf"))
+        row = rows.setdefault(key, {"id": instance_id(uri, *part), "questions": [], "error": error} | row)
+        if question or error:
+            row["questions"] = list(dict.fromkeys([*row["questions"], question]))
+    return _table([rows[key] for key in sorted(rows)])
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([{"questions": [], "error": ""} | row for row in rows], schema=SCHEMA)

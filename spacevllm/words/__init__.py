@@ -1,0 +1,1 @@
+"""Words: what a model is asked (instructions) and what it writes (answers: text ⇄ span ⇄ boxes)."""
