@@ -52,7 +52,7 @@ def measure(frames: int, counts: list[int], repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     config = small_config(frames)
     model, prefix = random_model(config, "cpu", torch.float32), video_prefix(config)
-    read = partial(prefill, model, prefix, video_pixels(config, "cpu", torch.float32), False)
+    read = partial(prefill, model, prefix, video_pixels(config, "cpu", torch.float32))
     sides: dict[str, Callable[[], Any]] = {"prefill": read}
     for n in counts:
         sides |= {f"{name} {n}": partial(way, model, read, n) for name, way in WAYS.items()}
@@ -60,7 +60,7 @@ def measure(frames: int, counts: list[int], repeats: int) -> dict[str, Any]:
     memory = read()
     return {
         "frames": frames,
-        "prefix_tokens": memory.length,
+        "prefix_tokens": len(prefix.ids),
         "memory_bytes": memory.nbytes,
         "prefill_s": median(taken["prefill"]),
         "questions": [_row(n, taken) for n in counts],

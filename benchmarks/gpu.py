@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def main() -> None:
     stages = [bench.prefill()]
     stages += [stage for count in options.counts for stage in bench.ask(count, options.new_tokens)]
     stages += [bench.space_decoder(), *bench.train()]
-    result = facts(device) | {"shape": options.shape, "dtype": "bfloat16", "prefix_tokens": bench.memory.length}
+    result = facts(device) | {"shape": options.shape, "dtype": "bfloat16", "prefix_tokens": len(bench.prefix.ids)}
     result |= {"memory_bytes": bench.memory.nbytes, "peak_tflops": peak_tflops(device), "stages": stages}
     print(write_result("gpu" if device == "cuda" else "gpu-tiny-cpu", result, options.out))
 
@@ -108,7 +109,7 @@ class Bench:
 
     def prefill(self) -> dict[str, Any]:
         """Tower, projector and language model over one video, once."""
-        flops = self._flops(self.memory.length, frames=self.config.num_frames)
+        flops = self._flops(len(self.prefix.ids), frames=self.config.num_frames)
         return self._stage("prefill", self._read, flops, frames=self.config.num_frames)
 
     def ask(self, count: int, new_tokens: int) -> Iterator[dict[str, Any]]:
@@ -120,10 +121,10 @@ class Bench:
                 {"first": partial(write, 1), "whole": partial(write, 1 + new_tokens)}, self.repeats, self.device
             )
         first = median(taken["first"])
-        flops = count * (self._flops(QUESTION_TOKENS, self.memory.length, answers=1) + self._box_flops())
+        flops = count * (self._flops(QUESTION_TOKENS, len(self.prefix.ids), answers=1) + self._box_flops())
         yield self._row("ask", first, flops, questions=count)
         decoding = median(whole - one for whole, one in zip(taken["whole"], taken["first"], strict=True))
-        begin = self.memory.length + QUESTION_TOKENS
+        begin = len(self.prefix.ids) + QUESTION_TOKENS
         flops = count * self._flops(new_tokens, begin, answers=new_tokens)
         speed = count * new_tokens / decoding if decoding > 0 else None
         yield self._row("decode", decoding, flops, questions=count, tokens_per_s=speed, peak_bytes=peak())
@@ -161,7 +162,7 @@ class Bench:
         model = self.model.train()
         model.activation_checkpointing_enable()
         model.requires_grad_(mode == "full")
-        for part in (model.model.multi_modal_projector, model.queries, model.space_decoder):
+        for part in (model.backbone.model.multi_modal_projector, model.queries, model.space_decoder):
             part.requires_grad_(True)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=self.device == "cuda")
@@ -180,17 +181,19 @@ class Bench:
     def _flops(self, tokens: int, behind: int = 0, frames: int = 0, answers: int = 0) -> float:
         """Of ``tokens`` in a row behind ``behind`` others, causal."""
         pairs = tokens * behind + tokens * (tokens + 1) // 2
-        return sum(self.flops.forward(Work(frames, tokens, pairs, answers)).values())
+        patches = self.pixels.grids.prod(1)[:frames]  # (frames,)
+        work = Work(int(patches.sum()), int((patches**2).sum()), tokens, pairs, answers)
+        return sum(self.flops.forward(work).values())
 
     def _box_flops(self) -> float:
         """The space decoder without learned projections, one question: two attentions and the MLP, every frame."""
-        frames, cells, width = self.config.num_frames, self.config.grid(pooled=True) ** 2, self.config.text.hidden_size
+        frames, cells, width = self.config.num_frames, math.prod(self.prefix.grid), self.config.text.hidden_size
         mlp = sum(p.weight.numel() for p in self.model.space_decoder.box_head.modules() if isinstance(p, nn.Linear))
         attention = 4 * cells * (CAPTION[1] - CAPTION[0] + 1) * width
         return float(frames * self.config.decoder_layers * (attention + 2 * mlp))
 
     def _read(self) -> VideoMemory:
-        return prefill(self.model, self.prefix, self.pixels, False)
+        return prefill(self.model, self.prefix, self.pixels)
 
     def _stage(self, name: str, run: Callable[[], Any], flops: float, **more: Any) -> dict[str, Any]:
         run()
@@ -213,7 +216,7 @@ class Bench:
 
 def loss_of(output: GroundingOutput, batch: Batch) -> torch.Tensor:
     """The paper's terms in short: words and boxes."""
-    return F.cross_entropy(output.logits, output.labels) + F.l1_loss(output.space.boxes, batch.boxes)
+    return F.cross_entropy(output.logits, output.labels) + F.l1_loss(output.space.boxes, batch.targets.boxes)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ def measure(frames: int, share: float, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     config = small_config(frames)
     model, pixels = random_model(config, "cpu", torch.float32), video_pixels(config, "cpu", torch.float32)
-    read = partial(prefill, model, video_prefix(config), pixels, False)
+    read = partial(prefill, model, video_prefix(config), pixels)
     memory = read()
     tokens = {"queries": ANSWER_TOKENS, "text": ANSWER_TOKENS + BOX_TOKENS * max(1, round(share * frames))}
-    without = VideoMemory(memory.layers, memory.visual, memory.query[:0], memory.length)
+    without = VideoMemory(memory.layers, memory.visual, memory.query[:0], memory.next_position)
     taken = rounds(
         {
             "prefill": read,

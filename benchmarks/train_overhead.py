@@ -81,7 +81,7 @@ def clips(job: TrainJobConfig, steps: int) -> list[list[ClipSample]]:
     """As many batches as there are steps, in memory."""
     instances, stage = read_instances(job.data, "train"), job.stages["videos"]
     _, processor = prepare_model(job, instances)
-    decoded, _ = decode_clips(job, processor.config.num_frames, processor.config.image_size)
+    decoded, _ = decode_clips(job, processor.config.num_frames, processor.layout.frame_size)
     files = sorted(uri for uri in storage.find(storage.join(decoded, "frames")) if uri.endswith(".parquet"))
     questions = group_questions(instances, stage)
     found: list[list[ClipSample]] = []

@@ -22,6 +22,7 @@ from spacevllm.video.errors import StillImage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
+from spacevllm.video.size import FrameSize
 from spacevllm.windows import Windows, ground_film, is_film
 from spacevllm.words.answers import parse_boxes, parse_span
 
@@ -34,7 +35,7 @@ class Predictor:
     """A model with its processor.
 
     Attributes:
-        num_frames: frames it samples from a video. image_size: side of the square they are resized to.
+        num_frames: frames it samples from a video. image_size: that they are resized to.
         model_id: name of the model's folder. digest: see ``digest_of``, ``""`` if never saved.
         calibration: of its confidences.
         memories: videos that it need not read again, None: none are kept (with ``caption_first`` there is nothing that
@@ -54,7 +55,7 @@ class Predictor:
         self.calibration = calibration or Calibration()
         self.processor = processor
         self.num_frames = model.config.num_frames
-        self.image_size = model.config.image_size
+        self.image_size: FrameSize = processor.layout.frame_size
         self.model_id = model_id
         self.digest = digest
         self.memories = memories if model.config.prompt_order == "video_first" else None
@@ -181,14 +182,15 @@ class Predictor:
         if isinstance(clip, RememberedClip):
             return clip.memory
         is_image, with_queries = clip.info.duration_s == 0, self.model.config.has_queries(question.task)
+        frames = resize_frames(clip.frames, self.image_size)
+        grid = self.processor.grid(frames, is_image)
         if is_image:
-            prefix = self.processor.image_prefix(with_queries, question)
+            prefix = self.processor.image_prefix(grid, with_queries, question)
         else:
             part = shown_part(clip)
             times_s, duration_s = (clip.times_s - part.begin_s).tolist(), part.end_s - part.begin_s
-            prefix = self.processor.video_prefix(times_s, duration_s, with_queries, question)
-        pixels = self.processor.pixel_values(resize_frames(clip.frames, self.image_size))
-        return prefill(self.model, prefix, pixels, is_image)
+            prefix = self.processor.video_prefix(times_s, duration_s, grid, with_queries, question)
+        return prefill(self.model, prefix, self.processor.pixels(frames, is_image))
 
     def _text(self, answer: Answer) -> str:
         return str(self.processor.tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()

@@ -27,6 +27,7 @@ from spacevllm.span import Span
 from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
+from spacevllm.video.size import FrameSize
 from spacevllm.windows import Windows, ground_film, is_film
 
 UNPARSABLE = "unparsable"
@@ -95,7 +96,7 @@ class Model(Config):
     id: str
     digest: str
     num_frames: int
-    size: int
+    size: FrameSize
 
     @property
     def plan(self) -> Plan:

@@ -33,6 +33,7 @@ from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+from spacevllm.video.size import FrameSize
 
 FRAMES = pa.schema(
     [
@@ -59,10 +60,10 @@ ASKED = ["uri", "begin_s", "end_s", "error"]  # of a manifest, what decoding nee
 
 
 class Plan(NamedTuple):
-    """What the model wants to see: ``num_frames`` uniform frames, each ``size`` x ``size`` pixels."""
+    """What the model wants to see: ``num_frames`` uniform frames of this size."""
 
     num_frames: int
-    size: int
+    size: FrameSize
 
 
 class DecodeOptions(Config):
@@ -99,7 +100,7 @@ class DecodeConfig(Config):
     out: str
     splits: tuple[str, ...] = ()
     num_frames: int = Field(default=8, ge=1)
-    size: int = Field(default=64, ge=1)
+    size: FrameSize = 64
     decode: DecodeOptions = DecodeOptions(block_rows=32)
     retry_failed: bool = False
     ray: str | None = None
@@ -216,7 +217,7 @@ def frames_to_row(sampled: SampledFrames) -> dict[str, Any]:
 def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
     """The inverse of ``frames_to_row``, but for the size of the frames and what the container said.
 
-    ``frames`` is (T, size, size, 3) uint8 while ``info.width`` and ``info.height`` are the original's.
+    ``frames`` is (T, H, W, 3) uint8 in the plan's size while ``info.width`` and ``info.height`` are the original's.
     """
     info = VideoInfo(
         path=row["media"],
@@ -236,7 +237,7 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
         codec="",
         container="",
     )
-    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, S, S, 3)
+    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, H, W, 3)
     part = None if row["shown_begin_s"] is None else Span(row["shown_begin_s"], row["shown_end_s"])
     return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
 

@@ -24,6 +24,7 @@ from spacevllm.imports import no_garbage
 from spacevllm.tube import Tube
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+from spacevllm.video.size import fit_size
 
 if TYPE_CHECKING:  # torch and transformers are the copies' affair: the process that starts them would wait for seconds
     from spacevllm.memories import RememberedClip
@@ -91,14 +92,14 @@ class GroundModel:
 
 def warm_up(predictor: Predictor) -> float:
     """Seconds of a first answer, about a black clip. A copy that cannot give one is never sent a request."""
-    count, size = predictor.num_frames, predictor.image_size
+    count, (width, height) = predictor.num_frames, fit_size(predictor.image_size, 1280, 720)
     numbers, times = np.arange(count), np.arange(count, dtype=np.float64)
     info = VideoInfo(
-        path="black", width=size, height=size, fps=Fraction(1), num_frames=count, duration_s=float(count),
+        path="black", width=width, height=height, fps=Fraction(1), num_frames=count, duration_s=float(count),
         first_pts_s=0.0, rotation=0, mirrored=False, keyframes=(0,), independent_gops=True, times_s=times, pts=numbers,
         time_base=Fraction(1), codec="", container="",
     )  # fmt: skip
-    clip = SampledFrames(info, numbers, times, np.zeros((count, size, size, 3), np.uint8))
+    clip = SampledFrames(info, numbers, times, np.zeros((count, height, width, 3), np.uint8))
     started = time.perf_counter()
     predictor.ground(clip, ["what moves?"])
     return time.perf_counter() - started

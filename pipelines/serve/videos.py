@@ -28,6 +28,7 @@ from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
+from spacevllm.video.size import FrameSize
 from spacevllm.windows import is_film
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Videos:
         folder: of the store. num_frames, image_size: what the model sees.
     """
 
-    def __init__(self, config: ServeConfig, folder: str, num_frames: int, image_size: int) -> None:
+    def __init__(self, config: ServeConfig, folder: str, num_frames: int, image_size: FrameSize) -> None:
         self.config = config
         self.num_frames, self.image_size = num_frames, image_size
         self.store = VideoStore(folder, config.store_mb << 20)

@@ -50,7 +50,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
     instances = read_instances(config.data, "train")
     need_records(config, instances)
     make_model, processor = prepare_model(config, instances)
-    decoded, counts = decode_clips(config, processor.config.num_frames, processor.config.image_size)
+    decoded, counts = decode_clips(config, processor.config.num_frames, processor.layout.frame_size)
     with open_stage("train", config, config.out, config.tracking) as run:
         digest = storage.read_json(storage.join(config.data, "dataset.json")).get("digest", "")
         run.set_dataset(digest, storage.name(config.data), config.data)

@@ -27,6 +27,7 @@ from pipelines.train.config import StageSection, TrainJobConfig
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.collate import ClipSample
+from spacevllm.video.size import FrameSize
 
 KEY = ["media", "begin_s", "end_s"]  # of a clip: what is shown of which file
 FRAME_COLUMNS = ["status", "frames", "shape", "indices", "times_s", "duration_s", "shown_begin_s", "shown_end_s"]
@@ -45,7 +46,7 @@ def read_instances(data: str, split: str) -> list[Instance]:
     return [Instance.from_row(row) for uri in files for row in storage.read_table(uri).to_pylist()]
 
 
-def decode_clips(config: TrainJobConfig, num_frames: int, size: int) -> tuple[str, Summary]:
+def decode_clips(config: TrainJobConfig, num_frames: int, size: FrameSize) -> tuple[str, Summary]:
     """Sampled frames of every training video and image; what is there already is not decoded again."""
     out = config.decoded or storage.join(config.data, "decoded", f"{num_frames}x{size}")
     job = DecodeConfig(

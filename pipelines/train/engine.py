@@ -52,9 +52,9 @@ def make_engine(config: TrainJobConfig, model: SpaceVLLM) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=settings(config), dist_init_required=False
     )
-    if config.workers.zero_stage == 3:
+    if config.workers.zero_stage == 3 and model.mllm.separator is not None:
         # read by SpaceVLLM.forward, while its owner's forward, where DeepSpeed would gather it, is never called
-        deepspeed.zero.register_external_parameter(model, model.model.image_newline)
+        deepspeed.zero.register_external_parameter(model, model.mllm.separator)
     engine.train()
     return engine
 

@@ -15,6 +15,7 @@ from pipelines.train.data import TEXT_BYTES, ClipStream
 from pipelines.train.trainer import Trainer
 from spacevllm.model.batch import Batch
 from spacevllm.model.collate import ClipSample
+from spacevllm.video.size import largest_frame
 
 
 def train_worker(payload: dict[str, Any]) -> None:
@@ -73,16 +74,17 @@ class Loop:
         return samples
 
     def _open(self, source: str) -> ClipStream:
-        stage, model = self.config.stages[source], self.trainer.processor.config
+        stage, processor = self.config.stages[source], self.trainer.processor
         mixed = any(source in other.mix for other in self.config.stages.values())  # one by one: shares differ by step
-        frame = 3 * model.image_size**2
+        frame = 3 * largest_frame(processor.layout.frame_size)
+        sizes = {"video": processor.config.num_frames * frame, "image": frame, "text": TEXT_BYTES}
         return ClipStream(
             ray.train.get_dataset_shard(stage.reads),
             stage,
             size=1 if mixed else stage.batch_size // self.config.workers.num_workers,
             seed=self.config.train.seed,
             cursor=self.cursors.get(source, (0, 0)),
-            clip_bytes={"video": model.num_frames * frame, "image": frame, "text": TEXT_BYTES}[stage.media or "text"],
+            clip_bytes=sizes[stage.media or "text"],
         )
 
     def _close_streams(self, keep: str) -> None:

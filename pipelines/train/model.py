@@ -20,7 +20,7 @@ from pipelines.train.optimizer import part_of
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
-from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.configuration import ONEVISION_FIELDS, SpaceVLLMConfig, tiny_config
 from spacevllm.model.lora import add_lora
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
@@ -102,7 +102,8 @@ def _configured(
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
     """transformers' configurations take any name and any value."""
-    known, own = {f.name for f in dataclass_fields(SpaceVLLMConfig)}, get_annotations(SpaceVLLMConfig, eval_str=True)
+    own = get_annotations(SpaceVLLMConfig, eval_str=True)
+    known = {f.name for f in dataclass_fields(SpaceVLLMConfig)} | ONEVISION_FIELDS
     for name, value in fields.items():
         if name not in known:
             near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from pipelines.train.config import Part, TrainJobConfig
+from spacevllm.model.backbones import FAMILIES
 
 _PREFIXES: tuple[tuple[str, Part], ...] = (
-    ("model.vision_tower.", "tower"),
-    ("model.multi_modal_projector.", "projector"),
-    ("model.image_newline", "projector"),
+    *((f"backbone.{prefix}", "projector") for family in FAMILIES.values() for prefix in family.projector),
+    *((f"backbone.{prefix}", "tower") for family in FAMILIES.values() for prefix in family.tower),
     ("queries.", "queries"),
     ("space_decoder.", "decoder"),
     ("presence_head.", "presence"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from pipelines.train.mixture import block_counts
 from pipelines.train.model import choose_trained, shape_only
 from pipelines.train.optimizer import part_of
 from spacevllm.data.instance import Instance
-from spacevllm.model.batch import Kind
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.flops import FlopsModel, Work
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.prompt import Kind
+from spacevllm.video.size import fit_size
 from spacevllm.words.instructions import answer_text
 
 CLIPS_LOOKED_AT = 50
@@ -145,20 +147,23 @@ def _clip_tokens(processor: SpaceVLLMProcessor, asked: Sequence[Instance]) -> Cl
     first = asked[0]
     frames = {"text": 0, "image": 1, "video": processor.config.num_frames}[first.media_type]
     questions = [Question(i.task, i.question, i.options, i.id) for i in asked]
+    width, height = fit_size(processor.layout.frame_size, first.width or 16, first.height or 9)
+    grid = processor.layout.grid(height, width, first.media_type == "image")
     if first.media_type == "text":
         prefix = processor.text_prefix(questions[0])
     elif first.media_type == "image":
-        prefix = processor.image_prefix(question=questions[0])
+        prefix = processor.image_prefix(grid, question=questions[0])
     else:
         times_s = np.linspace(0, first.duration_s, frames).tolist()
-        prefix = processor.video_prefix(times_s, first.duration_s, question=questions[0])
+        prefix = processor.video_prefix(times_s, first.duration_s, grid, question=questions[0])
     segments = [processor.segment(q, answer_text(i)) for q, i in zip(questions, asked, strict=True)]
     shared, lengths = len(prefix.ids), [len(segment.ids) for segment in segments]
     pairs = shared * (shared + 1) // 2 + sum(n * shared + n * (n + 1) // 2 for n in lengths)
     answers = sum(len(segment.ids) - segment.answer_start for segment in segments)
     own = shared + sum(lengths)
     visual = sum(kind not in (Kind.TEXT, Kind.QUERY) for kind in prefix.kinds)
-    return ClipTokens(visual, shared, own, Work(frames, own, pairs, answers))
+    patches = math.prod(processor.layout.patch_grid(height, width))  # of a frame
+    return ClipTokens(visual, shared, own, Work(frames * patches, frames * patches**2, own, pairs, answers))
 
 
 def _mean(clips: Sequence[ClipTokens]) -> ClipTokens:
@@ -166,7 +171,8 @@ def _mean(clips: Sequence[ClipTokens]) -> ClipTokens:
         return sum(values) / len(clips)
 
     work = Work(
-        frames=clips[0].work.frames,
+        patches=round(over(c.work.patches for c in clips)),
+        patch_pairs=round(over(c.work.patch_pairs for c in clips)),
         tokens=round(over(c.work.tokens for c in clips)),
         pairs=round(over(c.work.pairs for c in clips)),
         answers=round(over(c.work.answers for c in clips)),
@@ -196,10 +202,10 @@ def memory_per_device(config: TrainJobConfig, sizes: Sizes) -> dict[str, float]:
 def activation_bytes(config: SpaceVLLMConfig, work: Work, job: TrainJobConfig, questions: int) -> float:
     """What the backward pass of one clip needs, roughly: layers, fp32 logits twice, and the space decoder's fp32 copies
     of the visual states, about six for each question."""
-    text, cells = config.text, work.frames * config.grid(pooled=True) ** 2
+    text, cells = config.text, work.patches / 4
     total = _layers_bytes(job, work.tokens, text)
     if "tower" not in job.train.freeze:
-        total += _layers_bytes(job, work.frames * config.grid(pooled=False) ** 2, config.vision)
+        total += _layers_bytes(job, work.patches, config.vision)
     return total + 8.0 * work.answers * text.vocab_size + 24.0 * questions * cells * text.hidden_size
 
 

@@ -1,53 +1,42 @@
 """What the model reads: packed rows of tokens, the pixels behind them, and where everything stands.
 
 One row is one video (or image) followed by K questions about it. All K read the same prefix and none reads another
-question: segment 0 is the prefix, segment k the k-th question with its answer, -1 padding.
+question: segment 0 is the prefix, segment k the k-th question with its answer, -1 padding. B rows of length L; Q
+questions in all; up to T frames of P visual tokens a row, M caption tokens a question.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from spacevllm.model.attention import PrefixLayout
+from spacevllm.model.backbones.base import Pixels
+
+Moved = TypeVar("Moved", bound="_Movable")
 
 
-class Kind(IntEnum):
-    """What a position of a row holds."""
-
-    TEXT = 0
-    VIDEO_CELL = 1
-    IMAGE_CELL = 2
-    NEWLINE = 3
-    QUERY = 4
+class _Movable:
+    def to(self: Moved, device: torch.device | str) -> Moved:
+        """The same on another device."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return type(self)(**{n: v.to(device) if hasattr(v, "to") else v for n, v in values.items()})
 
 
 @dataclass
-class Batch:
-    """B rows of length L; Q questions in all; up to T frames of P visual tokens a row, M caption tokens a question.
-
-    Attributes:
-        input_ids: (B, L) int; only positions of ``Kind.TEXT`` are read.
-        kinds: (B, L) int of ``Kind``. segments: (B, L) int. position_ids: (B, L) int, each question's as if it
-            stood alone behind the prefix.
-        labels: (B, L) int, the token at its own position, -100 where nothing is learned.
-        label_weights: (B, L) float.
-        video_pixels: (Fv, C, S, S) float, frames of all videos in row order. image_pixels: (Fi, C, S, S).
-        query_ids: (N,) int in [0, 65), ids of the query positions in row order.
-        visual_index: (B, T, P) int, positions of each frame's visual tokens, -1 where there is none.
-        query_index: (B, T) int, position of ``<r_i>``, -1 where there is none.
-        question_row: (Q,) int. caption_index: (Q, M) int, positions of the caption, -1 padding.
-        boxes: (Q, T, 4) float cxcywh in [0, 1]. cell_shares: (Q, T, P) float, the share of each box in each visual
-            token's cell. box_known: (Q, T) bool. in_span: (Q, T) bool; all true for an image.
-        pointer_index: (Q, 2) int, the positions that write the first digit of begin and end, -1 without a span.
-        pointer_target: (Q, 2, T * P) float, how they should share their attention among the visual tokens.
-        tasks: (Q,) int, index into ``TASKS``.
-        prefix_length, segment_length: L = prefix_length + K * segment_length; prefix and questions are padded on the
-            right to these.
+class Tokens(_Movable):
+    """Attributes:
+    input_ids: (B, L) int; only positions of ``Kind.TEXT`` are read.
+    kinds: (B, L) int of ``Kind``. segments: (B, L) int.
+    position_ids: (A, B, L) int, each question's as if it stood alone behind the prefix; A axes, see ``Layout``.
+    labels: (B, L) int, the token at its own position, -100 where nothing is learned. label_weights: (B, L) float.
+    query_ids: (N,) int in [0, num_queries), ids of the query positions in row order.
+    question_row: (Q,) int, the row of each question. caption_index: (Q, M) int, positions of its caption, -1 padding.
+    prefix_length, segment_length: L = prefix_length + K * segment_length; prefix and questions are padded on the right
+        to these.
     """
 
     input_ids: Tensor
@@ -56,27 +45,11 @@ class Batch:
     position_ids: Tensor
     labels: Tensor
     label_weights: Tensor
-    video_pixels: Tensor
-    image_pixels: Tensor
     query_ids: Tensor
-    visual_index: Tensor
-    query_index: Tensor
     question_row: Tensor
     caption_index: Tensor
-    boxes: Tensor
-    cell_shares: Tensor
-    box_known: Tensor
-    in_span: Tensor
-    pointer_index: Tensor
-    pointer_target: Tensor
-    tasks: Tensor
     prefix_length: int
     segment_length: int
-
-    def to(self, device: torch.device | str) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
-        return Batch(**moved)
 
     def attention_mask(self) -> Tensor:
         """(B, 1, L, L) bool, True where position i reads position j: causal, the prefix and its own question only."""
@@ -96,3 +69,44 @@ class Batch:
         causal = torch.ones(size, size, dtype=torch.bool, device=real.device).tril()
         mask = torch.cat([prefix, own & causal], dim=-1)  # (B, K, S, P + S)
         return PrefixLayout(cut, size, mask.flatten(0, 1).unsqueeze(1))
+
+
+@dataclass
+class Media(_Movable):
+    """Attributes:
+    pixels: of all frames, in row order.
+    visual_index: (B, T, P) int, positions of each frame's visual tokens, -1 where there is none.
+    query_index: (B, T) int, position of ``<r_i>``, -1 where there is none.
+    """
+
+    pixels: Pixels
+    visual_index: Tensor
+    query_index: Tensor
+
+
+@dataclass
+class Targets(_Movable):
+    """Attributes:
+    boxes: (Q, T, 4) float cxcywh in [0, 1]. cell_shares: (Q, T, P) float, the share of each box in each visual token's
+        cell. box_known: (Q, T) bool. in_span: (Q, T) bool; all true for an image.
+    pointer_index: (Q, 2) int, the positions that write the first digit of begin and end, -1 without a span.
+    pointer_target: (Q, 2, T * P) float, how they should share their attention among the visual tokens.
+    tasks: (Q,) int, index into ``TASKS``.
+    """
+
+    boxes: Tensor
+    cell_shares: Tensor
+    box_known: Tensor
+    in_span: Tensor
+    pointer_index: Tensor
+    pointer_target: Tensor
+    tasks: Tensor
+
+
+@dataclass
+class Batch(_Movable):
+    """tokens: what is read and written. media: what is seen. targets: what is right."""
+
+    tokens: Tokens
+    media: Media
+    targets: Targets

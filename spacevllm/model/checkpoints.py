@@ -1,4 +1,4 @@
-"""Model folders in: SpaceVLLM's own, and ``llava-hf/llava-onevision-qwen2-*-hf`` to start from.
+"""Model folders in: SpaceVLLM's own, and a backbone's to start from: ``llava-hf/llava-onevision-qwen2-*-hf``, Qwen3-VL.
 
 Names of weights have changed with transformers' versions; ``canonical`` brings all of them to the module's own.
 LLaVA-NeXT's folders (``lmms-lab/LLaVA-Video-7B-Qwen2``) are converted once: see ``llava_video``.
@@ -19,48 +19,52 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from spacevllm.model.configuration import SpaceVLLMConfig
+from spacevllm.model.backbones import family_of
+from spacevllm.model.configuration import OWN_FIELDS, SpaceVLLMConfig
 from spacevllm.model.folder import need_tokenizer, read_tree
-from spacevllm.model.modeling import ATTENTION, NEW_MODULES, SpaceVLLM
+from spacevllm.model.modeling import NEW_MODULES, SpaceVLLM
 from spacevllm.model.processing import END_OF_TURN
 from spacevllm.model.weights import CheckpointError, Stored, check_fit, read_json, read_table, weight_files
 
 _NOT_WEIGHTS = re.compile(r"\.(position_ids|rotary_emb\.inv_freq)$")  # computed; older files hold them
-_NAMES = [
-    # LLaVA-NeXT
-    (r"^model\.(embed_tokens|layers|norm)\b", r"model.language_model.\1"),
-    (r"^model\.vision_tower\.vision_tower\.", r"model.vision_tower."),
-    (r"^model\.mm_projector\.0\.", r"model.multi_modal_projector.linear_1."),
-    (r"^model\.mm_projector\.2\.", r"model.multi_modal_projector.linear_2."),
-    # llava-hf's files and what transformers 4 and 5 save
-    (r"^language_model\.lm_head\.", r"lm_head."),
-    (r"^(?:model\.)?language_model\.(?:model\.)?", r"model.language_model."),
-    (r"^(?:model\.)?vision_tower\.(?:vision_model\.)?", r"model.vision_tower."),
-    (r"^(multi_modal_projector\.|image_newline$)", r"model.\1"),
-]
+_BACKBONE = "backbone."
+LM_HEAD = "backbone.lm_head.weight"
 _OF_THE_CLASS = ("model_type", "architectures", "transformers_version")
 
 
-def canonical(name: str) -> str | None:
-    """A tensor's name in ``SpaceVLLM.state_dict()`` from its name in any known file; None where it is no weight."""
+def canonical(name: str, names: Sequence[tuple[str, str]]) -> str | None:
+    """A tensor's name in ``SpaceVLLM.state_dict()`` from its name in any known file; None where it is no weight.
+
+    Args:
+        names: of the backbone's ``Family``.
+    """
     if _NOT_WEIGHTS.search(name):
         return None
-    for pattern, replacement in _NAMES:
+    if name.split(".")[0] in NEW_MODULES:
+        return name
+    name = name.removeprefix(_BACKBONE)
+    for pattern, replacement in names:
         name = re.sub(pattern, replacement, name)
-    return name
+    return _BACKBONE + name
 
 
 def read_config(folder: Path, fields: Mapping[str, Any] | None = None) -> SpaceVLLMConfig:
-    """The configuration in a model folder, SpaceVLLM's or LLaVA-OneVision's; what the latter lacks is the paper's.
+    """The configuration in a model folder, SpaceVLLM's or a backbone's; what the latter lacks is the paper's.
 
     Args:
-        fields: of ``SpaceVLLMConfig``, that shall differ from the folder's.
+        fields: of ``SpaceVLLMConfig`` or of its backbone, that shall differ from the folder's.
 
     Raises:
         CheckpointError: another kind of model, or not JSON. FileNotFoundError: no ``config.json``.
     """
-    known = {key: value for key, value in read_tree(folder).items() if key not in _OF_THE_CLASS}
-    return SpaceVLLMConfig(**known | dict(fields or {}))
+    tree = read_tree(folder)
+    known = {key: value for key, value in tree.items() if key not in _OF_THE_CLASS}
+    if tree["model_type"] != "spacevllm":
+        known = {"backbone_config": {"model_type": tree["model_type"], **known}}
+    fields = dict(fields or {})
+    if isinstance(known.get("backbone_config"), dict):  # fields of the backbone's own
+        known["backbone_config"] |= {name: fields.pop(name) for name in list(fields) if name not in OWN_FIELDS}
+    return SpaceVLLMConfig(**known | fields)
 
 
 def load_model(
@@ -70,8 +74,8 @@ def load_model(
     fields: Mapping[str, Any] | None = None,
     reading: AbstractContextManager[Any] | None = None,
 ) -> SpaceVLLM:
-    """A SpaceVLLM folder, or a LLaVA-OneVision one to start from: there queries and space decoder are fresh, which a
-    warning says.
+    """A SpaceVLLM folder, or a backbone's to start from: there queries and space decoder are fresh, which a warning
+    says.
 
     Args:
         dtype: of the weights in memory, whatever the files hold.
@@ -85,12 +89,12 @@ def load_model(
     """
     folder = Path(folder)
     config = read_config(folder, fields)
-    stored = read_tables(weight_files(folder))
+    stored = read_tables(weight_files(folder), family_of(config).names)
     own = read_json(folder / "config.json")["model_type"] == "spacevllm"
     fresh = {} if own and not fields else fresh_modules(config, seed)
     fresh = {name: weight for name, weight in fresh.items() if name not in stored}
     found = {name: entry.shape for name, entry in stored.items()} | {n: tuple(w.shape) for n, w in fresh.items()}
-    check_fit(folder, expected_shapes(config), found, {"lm_head.weight"} if config.tie_word_embeddings else ())
+    check_fit(folder, expected_shapes(config), found, {LM_HEAD} if ties_words(config) else ())
     if fresh:
         modules = sorted({name.split(".")[0] for name in fresh})
         warnings.warn(
@@ -103,13 +107,16 @@ def load_model(
         files = {file: stack.enter_context(safe_open(file, "pt")) for file in {e.file for e in stored.values()}}
         mapped = {name: files[entry.file].get_tensor(entry.name) for name, entry in stored.items()}
         stack.enter_context(reading or nullcontext())
-        return SpaceVLLM.from_pretrained(
-            None, config=config, state_dict=mapped | fresh, dtype=dtype, attn_implementation=ATTENTION
-        )
+        return SpaceVLLM.from_pretrained(None, config=config, state_dict=mapped | fresh, dtype=dtype)
 
 
-def read_tables(files: Sequence[Path]) -> dict[str, Stored]:
-    """Canonical name → tensor, over all files.
+def ties_words(config: SpaceVLLMConfig) -> bool:
+    """Whether the LM head is the word embeddings, so that files need not hold it."""
+    return bool(config.backbone.tie_word_embeddings)
+
+
+def read_tables(files: Sequence[Path], names: Sequence[tuple[str, str]]) -> dict[str, Stored]:
+    """Canonical name → tensor, over all files; names: of the backbone's ``Family``.
 
     Raises:
         CheckpointError: a damaged file, or two tensors for one name.
@@ -117,7 +124,7 @@ def read_tables(files: Sequence[Path]) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for file in files:
         for entry in read_table(file).values():
-            name = canonical(entry.name)
+            name = canonical(entry.name, names)
             if name in stored:
                 twin = stored[name]
                 raise CheckpointError(f"{file}: {entry.name} is also in {twin.file.name}, as {twin.name}")

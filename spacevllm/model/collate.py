@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from spacevllm.data.instance import TASKS, Instance, MediaType
-from spacevllm.model.batch import Batch
-from spacevllm.model.processing import Prefix, Question, Segment, SpaceVLLMProcessor
+from spacevllm.model.backbones.base import Pixels, join_pixels
+from spacevllm.model.batch import Batch, Media, Targets, Tokens
+from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.prompt import Prefix, Segment
 from spacevllm.tube import interpolate_boxes
 from spacevllm.words.instructions import answer_text
 
@@ -26,7 +28,7 @@ class ClipSample:
     """One video or image, sampled, and the questions asked of it; or a question about neither.
 
     Attributes:
-        frames: (T, S, S, 3) uint8, resized to the tower's square; T == 1 for an image, 0 for text.
+        frames: (T, H, W, 3) uint8, resized to the layout's ``frame_size``; T == 1 for an image, 0 for text.
         indices: (T,) int, frame numbers in the video. times_s: (T,) float.
         duration_s: of the video. media_type: of all of it. instances: the questions, all of this media.
     """
@@ -48,6 +50,52 @@ class _Row:
     sample: ClipSample
 
 
+@dataclass
+class QuestionTargets:
+    """What is right for one question; fields as in ``Targets``, of its own T frames of P cells.
+
+    pointer_index: (2,), -1 without a span. pointer_target: (2, T, P). task: index into ``TASKS``.
+    """
+
+    boxes: np.ndarray
+    cell_shares: np.ndarray
+    box_known: np.ndarray
+    in_span: np.ndarray
+    pointer_index: np.ndarray
+    pointer_target: np.ndarray
+    task: int
+
+    @classmethod
+    def of(cls, row: _Row, k: int, start: int) -> QuestionTargets:
+        """Of the k-th question of a row; start: position of its first token."""
+        sample, segment, instance = row.sample, row.segments[k], row.sample.instances[k]
+        boxes, known, in_span = frame_targets(instance, sample.indices, sample.times_s)
+        shares = cell_shares(boxes, row.prefix.grid)  # (T, P)
+        index, target = np.full(2, -1), np.zeros((2, *shares.shape), np.float32)
+        for end, (position, frame) in enumerate(_pointers(instance, segment, sample.times_s)):
+            index[end] = start + position
+            boxed = known[frame] and shares[frame].any()
+            target[end, frame] = shares[frame] if boxed else 1 / shares.shape[1]  # no box: the whole frame
+        return cls(boxes, shares, known, in_span, index, target, TASKS.index(instance.task))
+
+    @staticmethod
+    def stack(each: Sequence[QuestionTargets], frames: int, cells: int) -> Targets:
+        """All questions of a batch, padded to so many frames and cells."""
+
+        def padded(name: str, shape: tuple[int, ...], fill: float = 0) -> Tensor:
+            return _stack([getattr(one, name) for one in each], shape, fill)
+
+        return Targets(
+            boxes=padded("boxes", (frames, 4), 0.5),
+            cell_shares=padded("cell_shares", (frames, cells)),
+            box_known=padded("box_known", (frames,)),
+            in_span=padded("in_span", (frames,)),
+            pointer_index=padded("pointer_index", (2,)),
+            pointer_target=padded("pointer_target", (2, frames, cells)).flatten(2),
+            tasks=torch.tensor([one.task for one in each]),
+        )
+
+
 class Collator:
     """Packs samples into a batch.
 
@@ -66,23 +114,33 @@ class Collator:
         rows = [row for sample in samples for row in self._rows(sample)]
         prefix = max(len(row.prefix.ids) for row in rows)
         segment = max(len(s.ids) for row in rows for s in row.segments)
-        tokens = [self._pack(row, prefix, segment) for row in rows]
-        length = max(len(t["input_ids"]) for t in tokens)
-        fill = {"input_ids": 0, "kinds": 0, "segments": -1, "position_ids": 0, "labels": IGNORE, "label_weights": 0.0}
-        packed = {name: _stack([t[name] for t in tokens], (length,), value) for name, value in fill.items()}
-        questions = [(r, k) for r, row in enumerate(rows) for k in range(len(row.segments))]
         frames, cells = np.max([(1, 1), *(row.visual.shape for row in rows)], axis=0).tolist()  # text alone: padding
+        targets = [QuestionTargets.of(row, k, prefix + k * segment) for row in rows for k in range(len(row.segments))]
         return Batch(
-            **packed,
-            video_pixels=self._pixels([row for row in rows if row.sample.media_type == "video"]),
-            image_pixels=self._pixels([row for row in rows if row.sample.media_type == "image"]),
+            self._tokens(rows, prefix, segment),
+            Media(
+                pixels=join_pixels([self._pixels(row.sample) for row in rows]),
+                visual_index=_stack([row.visual for row in rows], (frames, cells), -1),
+                query_index=_stack([row.queries for row in rows], (frames,), -1),
+            ),
+            QuestionTargets.stack(targets, frames, cells),
+        )
+
+    def _tokens(self, rows: list[_Row], prefix: int, segment: int) -> Tokens:
+        packed = [self._pack(row, prefix, segment) for row in rows]
+        length = max(len(t["input_ids"]) for t in packed)
+        fill = {"input_ids": 0, "kinds": 0, "segments": -1, "labels": IGNORE, "label_weights": 0.0}
+        questions = [(r, k) for r, row in enumerate(rows) for k in range(len(row.segments))]
+        captions = [_caption_positions(rows[r], rows[r].segments[k], prefix + k * segment) for r, k in questions]
+        positions = [self._positions(row, prefix, segment) for row in rows]
+        return Tokens(
+            **{name: _stack([t[name] for t in packed], (length,), value) for name, value in fill.items()},
+            position_ids=_stack(positions, (self.processor.layout.axes, length), 0).transpose(0, 1),
             query_ids=torch.tensor([q for row in rows for q in row.prefix.query_ids], dtype=torch.long),
-            visual_index=_stack([row.visual for row in rows], (frames, cells), -1),
-            query_index=_stack([row.queries for row in rows], (frames,), -1),
             question_row=torch.tensor([r for r, _ in questions]),
+            caption_index=_stack(captions, (max(map(len, captions)),), -1),
             prefix_length=prefix,
             segment_length=segment,
-            **self._targets(rows, questions, (frames, cells), (prefix, segment)),
         )
 
     def _rows(self, sample: ClipSample) -> list[_Row]:
@@ -106,10 +164,10 @@ class Collator:
             case "text":
                 return self.processor.text_prefix(first)
             case "image":
-                return self.processor.image_prefix(with_queries, first)
+                return self.processor.image_prefix(self.processor.grid(sample.frames, True), with_queries, first)
             case "video":
-                times_s = sample.times_s.tolist()
-                return self.processor.video_prefix(times_s, sample.duration_s, with_queries, first)
+                times_s, grid = sample.times_s.tolist(), self.processor.grid(sample.frames)
+                return self.processor.video_prefix(times_s, sample.duration_s, grid, with_queries, first)
 
     def _written_boxes(self, instance: Instance, sample: ClipSample) -> np.ndarray | None:
         """(K, 4) xyxy in [0, 1] on the sampled frames of the span, for the baseline that writes boxes as text."""
@@ -125,63 +183,30 @@ class Collator:
             "input_ids": np.zeros(total, np.int64),
             "kinds": np.zeros(total, np.int64),
             "segments": np.full(total, -1),
-            "position_ids": np.zeros(total, np.int64),
             "labels": np.full(total, IGNORE),
             "label_weights": np.ones(total, np.float32),
         }
         out["input_ids"][:used], out["kinds"][:used], out["segments"][:used] = row.prefix.ids, row.prefix.kinds, 0
-        out["position_ids"][:used] = np.arange(used)
         for k, asked in enumerate(row.segments):
             here = prefix + k * segment + np.arange(len(asked.ids))
             answer = here[asked.answer_start :]
             out["input_ids"][here], out["segments"][here] = asked.ids, k + 1
-            out["position_ids"][here] = used + np.arange(len(asked.ids))
             out["labels"][answer] = asked.ids[asked.answer_start :]
             out["label_weights"][here[asked.time_tokens]] = self.time_weight
         return out
 
-    def _pixels(self, rows: list[_Row]) -> Tensor:
-        side, channels = self.processor.config.image_size, self.processor.config.vision.num_channels
-        if not rows:
-            return torch.zeros(0, channels, side, side)
-        return torch.cat([self.processor.pixel_values(row.sample.frames) for row in rows])
+    def _positions(self, row: _Row, prefix: int, segment: int) -> np.ndarray:
+        """(A, L): every question starts where the prefix ends."""
+        layout = self.processor.layout
+        out = np.zeros((layout.axes, prefix + segment * len(row.segments)), np.int64)
+        out[:, : len(row.prefix.ids)] = layout.positions(row.prefix)
+        for k, asked in enumerate(row.segments):
+            start = prefix + k * segment
+            out[:, start : start + len(asked.ids)] = layout.next_position(row.prefix) + np.arange(len(asked.ids))
+        return out
 
-    def _targets(
-        self,
-        rows: list[_Row],
-        questions: list[tuple[int, int]],
-        shape: tuple[int, int],
-        lengths: tuple[int, int],
-    ) -> dict[str, Tensor]:
-        (frames, cells), (prefix, length) = shape, lengths
-        count = len(questions)
-        captions, boxes = [], np.full((count, frames, 4), 0.5, np.float32)
-        known, in_span = np.zeros((count, frames), bool), np.zeros((count, frames), bool)
-        pointer = np.full((count, 2), -1)
-        target = np.zeros((count, 2, frames, cells), np.float32)
-        shares = np.zeros((count, frames, cells), np.float32)
-        for q, (r, k) in enumerate(questions):
-            row, segment, instance = rows[r], rows[r].segments[k], rows[r].sample.instances[k]
-            start = prefix + k * length
-            captions.append(_caption_positions(row, segment, start))
-            t = len(row.sample.frames)
-            boxes[q, :t], known[q, :t], in_span[q, :t] = frame_targets(instance, row.sample.indices, row.sample.times_s)
-            shares[q, :t, : row.visual.shape[1]] = cell_shares(boxes[q, :t], row.visual.shape[1])
-            for end, (position, frame) in enumerate(_pointers(instance, segment, row.sample.times_s)):
-                pointer[q, end] = start + position
-                known_share = known[q, frame] and shares[q, frame].any()
-                target[q, end, frame] = shares[q, frame] if known_share else 1 / cells  # no box: the whole frame
-        longest = max(len(c) for c in captions)
-        return {
-            "caption_index": _stack(captions, (longest,), -1),
-            "boxes": torch.from_numpy(boxes),
-            "box_known": torch.from_numpy(known),
-            "cell_shares": torch.from_numpy(shares),
-            "in_span": torch.from_numpy(in_span),
-            "pointer_index": torch.from_numpy(pointer),
-            "pointer_target": torch.from_numpy(target.reshape(count, 2, -1)),
-            "tasks": torch.tensor([TASKS.index(rows[r].sample.instances[k].task) for r, k in questions]),
-        }
+    def _pixels(self, sample: ClipSample) -> Pixels:
+        return self.processor.pixels(sample.frames, sample.media_type == "image")
 
 
 def _caption_positions(row: _Row, segment: Segment, start: int) -> np.ndarray:
@@ -218,23 +243,25 @@ def frame_targets(
     return boxes, known, (positions >= first) & (positions <= last)
 
 
-def cell_shares(boxes: np.ndarray, cells: int) -> np.ndarray:
-    """How a box lies on the square grid of a frame's visual tokens.
+def cell_shares(boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """How a box lies on the grid of a frame's visual tokens.
 
     Args:
-        boxes: (..., 4) cxcywh in [0, 1]. cells: of the frame, a square number.
+        boxes: (..., 4) cxcywh in [0, 1]. grid: rows and columns.
 
     Returns:
-        (..., cells) float32, the share of the box's area in each cell, row by row; all 0 for a box without area.
+        (..., rows * columns) float32, the share of the box's area in each cell, row by row; all 0 for a box without
+        area.
     """
-    edges = np.linspace(0, 1, round(cells**0.5) + 1)
+    row_edges, column_edges = (np.linspace(0, 1, count + 1) for count in grid)
 
-    def overlap(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+    def overlap(centre: np.ndarray, size: np.ndarray, edges: np.ndarray) -> np.ndarray:
         low, high = (centre - size / 2)[..., None], (centre + size / 2)[..., None]
         return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None)
 
-    columns, rows = overlap(boxes[..., 0], boxes[..., 2]), overlap(boxes[..., 1], boxes[..., 3])
-    area = (rows[..., :, None] * columns[..., None, :]).reshape(*boxes.shape[:-1], cells)
+    columns = overlap(boxes[..., 0], boxes[..., 2], column_edges)
+    rows = overlap(boxes[..., 1], boxes[..., 3], row_edges)
+    area = (rows[..., :, None] * columns[..., None, :]).reshape(*boxes.shape[:-1], grid[0] * grid[1])
     return (area / np.maximum(area.sum(-1, keepdims=True), 1e-9)).astype(np.float32)
 
 

@@ -67,17 +67,17 @@ class Criterion:
     def counts(self, batch: Batch, align: bool = False) -> dict[str, Tensor]:
         """How much each term looks at: (len(TASKS),) float by task. Known before the forward pass."""
         if align:
-            boxes = by_task((batch.box_known & batch.in_span).sum(1).float(), batch.tasks)
-            asked = by_task(_covered(batch).any((1, 2)).float(), batch.tasks)
+            boxes = by_task((batch.targets.box_known & batch.targets.in_span).sum(1).float(), batch.targets.tasks)
+            asked = by_task(_covered(batch).any((1, 2)).float(), batch.targets.tasks)
             return {"alignment": asked, "l1": boxes, "giou": boxes}
-        learned = batch.labels[:, 1:] >= 0  # (B, L - 1)
-        boxes = by_task(self._supervised(batch).sum(1).float(), batch.tasks)
-        counts = {"lm": by_task(batch.label_weights[:, 1:][learned], _token_tasks(batch, learned))}
+        learned = batch.tokens.labels[:, 1:] >= 0  # (B, L - 1)
+        boxes = by_task(self._supervised(batch).sum(1).float(), batch.targets.tasks)
+        counts = {"lm": by_task(batch.tokens.label_weights[:, 1:][learned], _token_tasks(batch, learned))}
         counts |= {"l1": boxes, "giou": boxes, "attention": boxes}
         if self.config.pointer:
-            counts["pointer"] = 2 * by_task((batch.pointer_index[:, 0] >= 0).float(), batch.tasks)
+            counts["pointer"] = 2 * by_task((batch.targets.pointer_index[:, 0] >= 0).float(), batch.targets.tasks)
         if self.config.presence:
-            counts["presence"] = by_task(_timed(batch).float(), batch.tasks)
+            counts["presence"] = by_task(_timed(batch).float(), batch.targets.tasks)
         return counts
 
     def sums(self, output: GroundingOutput | AlignOutput, batch: Batch) -> dict[str, Tensor]:
@@ -100,34 +100,34 @@ class Criterion:
         wanted = _covered(batch)  # (Q, T, P)
         asked = wanted.any((1, 2))
         fit = soft_cross_entropy(output.logits[asked], wanted.flatten(1)[asked])
-        boxes = _box_terms(output.boxes, batch, batch.box_known & batch.in_span)
-        return {"alignment": by_task(fit, batch.tasks[asked]), **boxes}
+        boxes = _box_terms(output.boxes, batch, batch.targets.box_known & batch.targets.in_span)
+        return {"alignment": by_task(fit, batch.targets.tasks[asked]), **boxes}
 
     def _language(self, output: GroundingOutput, batch: Batch) -> Tensor:
         each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)
-        return by_task(each * output.label_weights, _token_tasks(batch, batch.labels[:, 1:] >= 0))
+        return by_task(each * output.label_weights, _token_tasks(batch, batch.tokens.labels[:, 1:] >= 0))
 
     def _supervised(self, batch: Batch) -> Tensor:
         """(Q, T) bool: where a box is learned."""
-        where = batch.box_known & (batch.query_index[batch.question_row] >= 0)
-        return where & batch.in_span if self.config.box_frames == "span" else where
+        where = batch.targets.box_known & (batch.media.query_index[batch.tokens.question_row] >= 0)
+        return where & batch.targets.in_span if self.config.box_frames == "span" else where
 
     def _space(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         where = self._supervised(batch)
-        tasks = batch.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
-        attention = soft_cross_entropy(output.space.attention_logits[where], batch.cell_shares[where])
+        tasks = batch.targets.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
+        attention = soft_cross_entropy(output.space.attention_logits[where], batch.targets.cell_shares[where])
         return {**_box_terms(output.space.boxes, batch, where), "attention": by_task(attention, tasks)}
 
     def _pointer(self, logits: Tensor, batch: Batch) -> Tensor:
         """At the cells of the box or, where none is known, at the frame: where in it is then the model's choice."""
-        timed = batch.pointer_index[:, 0] >= 0  # (Q,)
-        frames = batch.boxes.shape[1]
-        found, wanted = (x[timed].unflatten(-1, (frames, -1)) for x in (logits, batch.pointer_target))  # (N, 2, T, P)
+        targets, frames = batch.targets, batch.targets.boxes.shape[1]
+        timed = targets.pointer_index[:, 0] >= 0  # (Q,)
+        found, wanted = (x[timed].unflatten(-1, (frames, -1)) for x in (logits, targets.pointer_target))  # (N, 2, T, P)
         by_cell = soft_cross_entropy(found.flatten(2), wanted.flatten(2))  # (N, 2)
         # padding is -inf in every cell, and a logsumexp of nothing has no gradient
         by_frame = soft_cross_entropy(found.clamp(min=-1e4).logsumexp(-1), wanted.sum(-1))  # (N, 2)
-        boxed = batch.box_known[timed].any(1, keepdim=True)  # (N, 1)
-        return by_task(torch.where(boxed, by_cell, by_frame).sum(-1), batch.tasks[timed])
+        boxed = batch.targets.box_known[timed].any(1, keepdim=True)  # (N, 1)
+        return by_task(torch.where(boxed, by_cell, by_frame).sum(-1), batch.targets.tasks[timed])
 
     def _presence(self, output: GroundingOutput, batch: Batch) -> Tensor:
         """Cross-entropy of the frames, in the mean, and of the video."""
@@ -135,12 +135,12 @@ class Criterion:
             raise ValueError("criterion.presence needs a presence head: set model.fields.presence_head=true")
         asked = _timed(batch)
         logits, seen = output.space.presence_logits[asked], output.space_valid[asked]  # (N, T)
-        goes_on = batch.in_span[asked] & seen
+        goes_on = batch.targets.in_span[asked] & seen
         frames = F.binary_cross_entropy_with_logits(logits, goes_on.float(), reduction="none") * seen
         video = F.binary_cross_entropy_with_logits(
             video_logit(logits, seen), goes_on.any(1).float(), reduction="none"
         )  # (N,)
-        return by_task(frames.sum(1) / seen.sum(1).clamp(min=1) + video, batch.tasks[asked])
+        return by_task(frames.sum(1) / seen.sum(1).clamp(min=1) + video, batch.targets.tasks[asked])
 
 
 def mean(sums: Tensor, counts: Tensor) -> Tensor:
@@ -156,25 +156,26 @@ def by_task(values: Tensor, tasks: Tensor) -> Tensor:
 def _token_tasks(batch: Batch, learned: Tensor) -> Tensor:
     """(N,) task of every learned token: learned (B, L - 1), position t predicts the token at t + 1."""
     rows, _ = learned.nonzero(as_tuple=True)
-    first = torch.searchsorted(batch.question_row, torch.arange(len(learned), device=rows.device))  # (B,)
-    return batch.tasks[first[rows] + batch.segments[:, 1:][learned] - 1]
+    first = torch.searchsorted(batch.tokens.question_row, torch.arange(len(learned), device=rows.device))  # (B,)
+    return batch.targets.tasks[first[rows] + batch.tokens.segments[:, 1:][learned] - 1]
 
 
 def _timed(batch: Batch) -> Tensor:
     """(Q,) bool: questions that ask for a time, of a video with queries; a few of them about what is not there."""
-    asks = torch.isin(batch.tasks, torch.tensor([TASKS.index("stvg"), TASKS.index("vtg")], device=batch.tasks.device))
-    return asks & (batch.query_index[batch.question_row] >= 0).any(1)
+    timed = torch.tensor([TASKS.index("stvg"), TASKS.index("vtg")], device=batch.targets.tasks.device)
+    asks = torch.isin(batch.targets.tasks, timed)
+    return asks & (batch.media.query_index[batch.tokens.question_row] >= 0).any(1)
 
 
 def _covered(batch: Batch) -> Tensor:
     """(Q, T, P): the boxes' shares of the cells, on frames of the span."""
-    return batch.cell_shares * (batch.box_known & batch.in_span).unsqueeze(-1)
+    return batch.targets.cell_shares * (batch.targets.box_known & batch.targets.in_span).unsqueeze(-1)
 
 
 def _box_terms(boxes: Tensor, batch: Batch, where: Tensor) -> dict[str, Tensor]:
     """Sums by task of the L1 distance (over four numbers) and of 1 - GIoU; boxes (Q, T, 4), where (Q, T) bool."""
-    tasks = batch.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
-    found, truth = boxes[where], batch.boxes[where]  # (N, 4)
+    tasks = batch.targets.tasks.unsqueeze(1).expand(where.shape)[where]  # (N,)
+    found, truth = boxes[where], batch.targets.boxes[where]  # (N, 4)
     giou = pairwise_giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(truth))
     return {"l1": by_task((found - truth).abs().sum(-1), tasks), "giou": by_task(1 - giou, tasks)}
 

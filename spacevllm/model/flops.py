@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 import torch
 
+from spacevllm.model.backbones import family_of
 from spacevllm.model.batch import Batch
 from spacevllm.model.configuration import SpaceVLLMConfig
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass is about. frames: seen by the tower. tokens: of the language model. pairs: of tokens of which one
-    reads the other, itself included. answers: tokens that are predicted."""
+    """What a pass is about. patches: read by the tower. patch_pairs: of patches of one frame, of which each reads the
+    other. tokens: of the language model. pairs: of tokens of which one reads the other, itself included. answers:
+    tokens that are predicted."""
 
-    frames: int
+    patches: int
+    patch_pairs: int
     tokens: int
     pairs: int
     answers: int
@@ -35,26 +38,27 @@ class FlopsModel:
     """
 
     def __init__(self, config: SpaceVLLMConfig, trained: Collection[str] = ("tower", "projector", "llm")) -> None:
-        self.config, self.trained = config, trained
+        self.config, self.trained, self.tower = config, trained, family_of(config).tower_size(config)
 
     def work(self, batch: Batch) -> Work:
         """Of the batch's real tokens; each question reads the prefix and itself."""
-        questions = int(batch.segments.max())
-        lengths = torch.stack([(batch.segments == k).sum(1) for k in range(questions + 1)])  # (1 + K, B)
+        segments, patches = batch.tokens.segments, batch.media.pixels.grids.prod(1)  # (B, L), (F,)
+        lengths = torch.stack([(segments == k).sum(1) for k in range(int(segments.max()) + 1)])  # (1 + K, B)
         prefix, asked = lengths[0], lengths[1:]
         pairs = prefix * (prefix + 1) // 2 + (asked * prefix + asked * (asked + 1) // 2).sum(0)  # (B,)
         return Work(
-            frames=len(batch.video_pixels) + len(batch.image_pixels),
+            patches=int(patches.sum()),
+            patch_pairs=int((patches**2).sum()),
             tokens=int(lengths.sum()),
             pairs=int(pairs.sum()),
-            answers=int((batch.labels >= 0).sum()),
+            answers=int((batch.tokens.labels >= 0).sum()),
         )
 
     def forward(self, work: Work) -> dict[str, float]:
         """FLOPs of one forward pass in each part."""
         return {
-            "tower": work.frames * self._tower_frame(),
-            "projector": work.frames * self._projector_frame(),
+            "tower": self._tower(work),
+            "projector": 2.0 * work.patches * self.tower.projector,
             "llm": self._language(work),
         }
 
@@ -68,18 +72,11 @@ class FlopsModel:
             total += flops * (1 + own + upstream) if not (align and part == "llm") else 0.0
         return total
 
-    def _tower_frame(self) -> float:
-        vision, width = self.config.vision, self.config.vision.hidden_size
-        tokens, feature_layer = self._cells(), self.config.vision_feature_layer
-        assert isinstance(feature_layer, int)
-        layers = vision.num_hidden_layers + 1 + feature_layer  # states are counted from the embeddings on
-        patch = vision.num_channels * vision.patch_size**2 * width
-        layer = 4 * width**2 + 2 * width * vision.intermediate_size
-        return 2.0 * tokens * (patch + layers * layer) + 4.0 * layers * tokens**2 * width
-
-    def _projector_frame(self) -> float:
-        width = self.config.text.hidden_size
-        return 2.0 * self._cells() * width * (self.config.vision.hidden_size + width)
+    def _tower(self, work: Work) -> float:
+        width, layers = self.tower.width, self.tower.layers
+        layer = 4 * width**2 + 2 * width * self.tower.mlp_width
+        weights = self.tower.patch_values * width + layers * layer
+        return 2.0 * work.patches * weights + 4.0 * layers * work.patch_pairs * width
 
     def _language(self, work: Work) -> float:
         text = self.config.text
@@ -89,9 +86,6 @@ class FlopsModel:
         attention = 4.0 * work.pairs * text.num_attention_heads * head
         vocabulary = 2.0 * work.answers * text.hidden_size * text.vocab_size
         return text.num_hidden_layers * (2.0 * work.tokens * layer + attention) + vocabulary
-
-    def _cells(self) -> int:
-        return int((self.config.image_size // self.config.vision.patch_size) ** 2)
 
 
 def measured_peak(device: torch.device | str, dtype: torch.dtype) -> float:

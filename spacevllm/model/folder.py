@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spacevllm import calibration
 from spacevllm.model.weights import CheckpointError, read_json, read_table, weight_files
+from spacevllm.video.size import FrameBudget, FrameSize
 
-_PAPERS = {"num_frames": 64, "image_size": 384}  # what SpaceVLLMConfig fills in where config.json says nothing
+BACKBONES = ("llava_onevision", "qwen3_vl")  # folders to start from
+_NUM_FRAMES, _SQUARE, _FRAME_TOKENS, _CELL = 64, 384, 144, 32  # what configurations fill in where config.json is silent
 
 
 class ModelFacts(NamedTuple):
     """model_id: name of the folder. digest: see ``digest_of``. num_frames: that it samples from a video. image_size:
-    side of the square they are resized to, in pixels."""
+    that they are resized to."""
 
     model_id: str
     digest: str
     num_frames: int
-    image_size: int
+    image_size: FrameSize
 
 
 def read_facts(path: str | Path) -> ModelFacts:
@@ -36,13 +39,22 @@ def read_facts(path: str | Path) -> ModelFacts:
         read_table(file)
     need_tokenizer(folder)
     calibration.Calibration.load(folder)
-    size = tree.get("vision_config", {}).get("image_size", _PAPERS["image_size"])
-    num_frames = tree.get("num_frames", _PAPERS["num_frames"])
-    return ModelFacts(folder.resolve().name, digest_of(folder), int(num_frames), int(size))
+    num_frames = int(tree.get("num_frames", _NUM_FRAMES))
+    return ModelFacts(folder.resolve().name, digest_of(folder), num_frames, frame_size(tree))
+
+
+def frame_size(tree: Mapping[str, Any]) -> FrameSize:
+    """That a model sees, from its ``config.json``: what the ``frame_size`` of its layout is."""
+    backbone = tree.get("backbone_config") or tree
+    vision = backbone.get("vision_config") or {}
+    if backbone.get("model_type") != "qwen3_vl":
+        return int(vision.get("image_size", _SQUARE))
+    cell = vision.get("patch_size", _CELL // 2) * vision.get("spatial_merge_size", 2)
+    return FrameBudget(int(tree.get("frame_tokens", _FRAME_TOKENS)), int(cell))
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a SpaceVLLM or LLaVA-OneVision folder.
+    """``config.json`` of a SpaceVLLM folder, or of a backbone's.
 
     Raises:
         CheckpointError: another kind of model, or not JSON. FileNotFoundError: no ``config.json``.
@@ -52,9 +64,10 @@ def read_tree(folder: Path) -> dict[str, Any]:
     tree = read_json(folder / "config.json")
     if "mm_vision_tower" in tree:
         raise CheckpointError(f"{folder} is in LLaVA-NeXT's format: `spacevllm import-llava-video {folder} OUT` first")
-    if tree.get("model_type") not in ("spacevllm", "llava_onevision"):
+    if tree.get("model_type") not in ("spacevllm", *BACKBONES):
         raise CheckpointError(
-            f"{folder}: model_type {tree.get('model_type')!r} is neither spacevllm nor llava_onevision"
+            f"{folder}: model_type {tree.get('model_type')!r} is neither spacevllm nor a backbone's: "
+            f"{' or '.join(BACKBONES)}"
         )
     return tree
 

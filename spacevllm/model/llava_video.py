@@ -17,9 +17,17 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer
+from transformers import LlavaOnevisionConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer
 
-from spacevllm.model.checkpoints import check_tokenizer, expected_shapes, fresh_modules, read_tables
+from spacevllm.model.backbones import family_of
+from spacevllm.model.checkpoints import (
+    LM_HEAD,
+    check_tokenizer,
+    expected_shapes,
+    fresh_modules,
+    read_tables,
+    ties_words,
+)
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.modeling import NEW_MODULES
 from spacevllm.model.weights import CheckpointError, check_fit, copy_renamed, read_json, weight_files, write_index
@@ -80,12 +88,12 @@ def config_from_llava_video(tree: Mapping[str, Any], folder: Path) -> SpaceVLLMC
                 stacklevel=2,
             )
     text = Qwen2Config(**{key: tree[key] for key in _TEXT if key in tree})
-    return SpaceVLLMConfig(
+    backbone = LlavaOnevisionConfig(
         text_config=text,
         vision_config=_vision_config(str(tree["mm_vision_tower"]), folder),
         tie_word_embeddings=text.tie_word_embeddings,
-        dtype=tree.get("torch_dtype"),
     )
+    return SpaceVLLMConfig(backbone_config=backbone, dtype=tree.get("torch_dtype"))
 
 
 def plan_import(source: str | Path) -> ImportPlan:
@@ -100,11 +108,11 @@ def plan_import(source: str | Path) -> ImportPlan:
         raise FileNotFoundError(f"{source} is not a model folder: it has no config.json")
     config = config_from_llava_video(read_json(source / "config.json"), source)
     files = weight_files(source)
-    stored = read_tables(files)
+    stored = read_tables(files, family_of(config).names)
     expected = {n: s for n, s in expected_shapes(config).items() if n.split(".")[0] not in NEW_MODULES}
-    if config.tie_word_embeddings:  # a copy of the embeddings, which some files hold
-        stored.pop("lm_head.weight", None)
-        del expected["lm_head.weight"]
+    if ties_words(config):  # a copy of the embeddings, which some files hold
+        stored.pop(LM_HEAD, None)
+        del expected[LM_HEAD]
     check_fit(source, expected, {name: entry.shape for name, entry in stored.items()})
     read_tokenizer(source, config.text.vocab_size)
     size = sum(entry.end - entry.begin for entry in stored.values())

@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from spacevllm.model.attention import SHARED_PREFIX, KeyValue
+from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.presence_head import video_logit
-from spacevllm.model.processing import Prefix, Segment
+from spacevllm.model.prompt import Prefix, Segment
 
 _DECODED_AT_ONCE = 1 << 24  # states in one pass of the space decoder, which holds several copies of them
 
@@ -29,7 +30,7 @@ class VideoMemory:
     """A read video; asking changes nothing in it, so that one memory serves many askers.
 
     Attributes:
-        layers: keys and values of the prefix, (1, Hk, P, d) each. length: its tokens.
+        layers: keys and values of the prefix, (1, Hk, P, d) each. next_position: where a question starts.
         visual: (T, P, D), query: (T, D) last-layer states; T == 0 in ``query`` for a prefix without queries.
         caption: (M, D) states of the caption that stands in the prefix (``caption_first``), which then is the memory of
             one question.
@@ -38,7 +39,7 @@ class VideoMemory:
     layers: list[KeyValue]
     visual: Tensor
     query: Tensor
-    length: int
+    next_position: int
     caption: Tensor | None = None
 
     @property
@@ -57,7 +58,7 @@ class VideoMemory:
             return self
         caption = None if self.caption is None else move(self.caption)
         layers = [(move(key), move(value)) for key, value in self.layers]
-        return VideoMemory(layers, move(self.visual), move(self.query), self.length, caption)
+        return VideoMemory(layers, move(self.visual), move(self.query), self.next_position, caption)
 
 
 @dataclass
@@ -73,20 +74,19 @@ class Answer:
 
 
 @torch.inference_mode()
-def prefill(model: SpaceVLLM, prefix: Prefix, pixels: Tensor, is_image: bool) -> VideoMemory:
-    """Reads a video (or image) once; pixels (T, C, S, S)."""
+def prefill(model: SpaceVLLM, prefix: Prefix, pixels: Pixels) -> VideoMemory:
+    """Reads a video (or image) once."""
     device = model.device
     ids, kinds, queries = (torch.tensor(x, device=device) for x in (prefix.ids, prefix.kinds, prefix.query_ids))
-    pixels, none = pixels.to(device, model.dtype), pixels[:0].to(device, model.dtype)
-    videos, images = (none, pixels) if is_image else (pixels, none)
-    x = model.embed(ids[None], kinds[None], queries.long(), videos, images)  # (1, P, D)
-    out = model.model.language_model(inputs_embeds=x, use_cache=True)
+    x, cells = model.embed(ids[None], kinds[None], queries.long(), pixels.to(device, model.dtype))  # (1, P, D)
+    positions = torch.from_numpy(model.layout.positions(prefix)).to(device)[:, None]  # (A, 1, P)
+    out = model.read(x, positions, cells, kinds[None], use_cache=True)
     states = out.last_hidden_state[0]  # (P, D)
     return VideoMemory(
         layers=[(layer.keys, layer.values) for layer in out.past_key_values.layers],
         visual=states[torch.from_numpy(prefix.visual_index(len(pixels))).to(device)],
         query=states[torch.from_numpy(prefix.query_index()).to(device)],
-        length=len(prefix.ids),
+        next_position=model.layout.next_position(prefix),
         caption=states[slice(*prefix.caption)].clone() if prefix.caption else None,  # a view would hold all states
     )
 
@@ -98,21 +98,19 @@ def ask(
     """Greedy answers to K questions at once, boxes for every frame; all read the memory's one copy of the prefix.
 
     Raises:
-        ValueError: the model was not built with ``ATTENTION``, and would not look at the memory.
+        ValueError: the model's attention was changed, and would not look at the memory.
     """
     if model.config.text._attn_implementation != SHARED_PREFIX:
-        raise ValueError(
-            f"asking a memory needs attention {SHARED_PREFIX!r}: make the model by build or Predictor.load"
-        )
+        raise ValueError(f"asking a memory needs attention {SHARED_PREFIX!r}: it is what build and Predictor.load set")
     ids, real = _pad(segments, model.device)  # (K, S)
-    position = memory.length + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+    position = memory.next_position + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
     tails = DynamicCache()
     states = _read(model, memory, tails, ids, (real[:, None] & causal)[:, None], position)  # (K, S, D)
     lengths = real.sum(1)  # (K,)
     last = states[torch.arange(len(ids), device=ids.device), lengths - 1]  # (K, D)
     places = _places(model, memory, states, segments) if len(memory.query) else [(None, None)] * len(ids)
-    written = _Decoding(tails, real, memory.length + lengths)
+    written = _Decoding(tails, real, memory.next_position + lengths)
     tokens, confidence = _generate(model, memory, last, written, end_of_turn, max_new_tokens)
     return [Answer(t, c, *place) for t, c, place in zip(tokens, confidence, places, strict=True)]
 
@@ -130,12 +128,14 @@ def _read(model: SpaceVLLM, memory: VideoMemory, tails: Cache, ids: Tensor, mask
 
     Args:
         tails: what stands between the prefix and these tokens; they are added to it.
-        ids, position: (K, S). mask: (K, 1, S, N) bool, over tails and these tokens.
+        ids, position: (K, S), the position the same on all axes. mask: (K, 1, S, N) bool, over tails and these tokens.
     """
-    out = model.model.language_model(
-        input_ids=ids,
+    out = model.mllm.run(
+        model.mllm.embed_words(ids),
+        position.expand(model.layout.axes, -1, -1),
+        None,
+        None,
         attention_mask=mask,
-        position_ids=position,
         past_key_values=tails,
         use_cache=True,
         remembered=memory.layers,
@@ -166,7 +166,7 @@ def _generate(
     scores: list[list[float]] = [[] for _ in last]
     open_rows = list(range(len(last)))
     for step in range(limit):
-        log_p, chosen = model.lm_head(last).float().log_softmax(-1).max(-1)  # (K',), (K',)
+        log_p, chosen = model.mllm.lm_head(last).float().log_softmax(-1).max(-1)  # (K',), (K',)
         for k, token, score in zip(open_rows, chosen.tolist(), log_p.tolist(), strict=True):
             tokens[k].append(token)
             scores[k].append(score)

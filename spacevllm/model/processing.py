@@ -1,31 +1,27 @@
-"""From frames and sentences to tokens: prompt layout and pixel values.
+"""From frames and sentences to tokens: prompts and pixels.
 
-A row reads ``<|im_start|>user⏎ [frame 0] <r_0> … [frame T-1] <r_T-1> ⏎ time instruction ⏎`` (the prefix, independent of
-the question), then ``instruction + caption <|im_end|>⏎<|im_start|>assistant⏎ answer <|im_end|>`` (one segment a
-question). The time instruction is LLaVA-Video's. With ``prompt_order: caption_first`` instruction and caption stand
-before the video, in the prefix, which then belongs to one question alone.
+A row reads ``<|im_start|>user⏎ [frame 0] <r_0> … [frame T-1] <r_T-1>`` (the prefix, independent of the question; what a
+frame looks like and how its time is told is the backbone's ``Layout``), then ``instruction + caption
+<|im_end|>⏎<|im_start|>assistant⏎ answer <|im_end|>`` (one segment a question). With ``prompt_order: caption_first``
+instruction and caption stand before the video, in the prefix, which then belongs to one question alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from spacevllm.model.batch import Kind
+from spacevllm.model.backbones import layout_of
+from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.configuration import SpaceVLLMConfig
-from spacevllm.model.queries import IMAGE_QUERY
+from spacevllm.model.prompt import Prefix, Segment
 from spacevllm.words.answers import number_starts
 from spacevllm.words.instructions import ANSWER_WITH_OPTION, Wording, choose_wording
 
 END_OF_TURN = "<|im_end|>"
-TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."
-QUESTIONS_FOLLOW = "Please answer the following questions related to this video."
 _PIECES_KEPT = 20_000
 
 
@@ -39,62 +35,13 @@ class Question(NamedTuple):
     key: str = ""
 
 
-@dataclass
-class Prefix:
-    """A video or image as tokens. ids, kinds: one entry a position; query_ids: one entry a query position.
-    caption: half-open range of the caption, where it stands before the video."""
-
-    ids: list[int] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)
-    query_ids: list[int] = field(default_factory=list)
-    caption: tuple[int, int] | None = None
-
-    def add_text(self, ids: Sequence[int]) -> None:
-        self.ids += ids
-        self.kinds += [Kind.TEXT] * len(ids)
-
-    def add(self, kind: Kind, count: int = 1) -> None:
-        self.ids += [0] * count
-        self.kinds += [kind] * count
-
-    def add_queries(self, query_ids: Sequence[int]) -> None:
-        self.add(Kind.QUERY, len(query_ids))
-        self.query_ids += query_ids
-
-    def visual_index(self, frames: int) -> np.ndarray:
-        """(T, P) positions of the visual tokens, frame by frame; (0, 0) for text."""
-        kinds = np.array(self.kinds)
-        cells = np.flatnonzero((kinds == Kind.VIDEO_CELL) | (kinds == Kind.IMAGE_CELL))
-        return cells.reshape(frames, -1 if frames else 0)
-
-    def query_index(self) -> np.ndarray:
-        """(T,) positions of the queries; (0,) without any."""
-        return np.flatnonzero(np.array(self.kinds) == Kind.QUERY)
-
-
-@dataclass
-class Segment:
-    """A question and, in training, its answer.
-
-    Attributes:
-        ids: tokens. answer_start: index of the answer's first token (== len(ids) without an answer).
-        caption: half-open token range of the caption; None where it stands in the prefix.
-        numbers: indices of the first token of each time in the answer. time_tokens: of all tokens of the two times.
-    """
-
-    ids: list[int]
-    answer_start: int
-    caption: tuple[int, int] | None
-    numbers: list[int] = field(default_factory=list)
-    time_tokens: list[int] = field(default_factory=list)
-
-
 class SpaceVLLMProcessor:
     """Prompts and pixels for one model. Stateless but for the tokenizer and the configuration."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, config: SpaceVLLMConfig) -> None:
         self.tokenizer = tokenizer
         self.config = config
+        self.layout = layout_of(config)
         self.end_of_turn = cast(int, tokenizer.convert_tokens_to_ids(END_OF_TURN))
         self._encoded: dict[str, list[int]] = {}  # prompts repeat the same few pieces
 
@@ -106,70 +53,45 @@ class SpaceVLLMProcessor:
             self._encoded[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return list(self._encoded[text])
 
-    def pixel_values(self, frames: np.ndarray) -> Tensor:
-        """Frames of one clip, already resized to the tower's square, as the tower reads them.
+    def pixels(self, frames: np.ndarray, is_image: bool = False) -> Pixels:
+        """Frames of one clip, (T, H, W, 3) uint8, already resized to the layout's ``frame_size``."""
+        return self.layout.pixels(frames, is_image)
 
-        Args:
-            frames: (T, S, S, 3) uint8.
-
-        Returns:
-            (T, C, S, S) float32 in [-1, 1]; with ``tower_frames`` 3, C = 9: the frame, it minus the previous one, the
-            next one minus it (0 at the ends and for an image).
-        """
-        x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1  # (T, 3, S, S)
-        if self.config.tower_frames == 1:
-            return x
-        step = x[1:] - x[:-1]  # (T - 1, 3, S, S)
-        still = torch.zeros_like(x[:1])
-        return torch.cat([x, torch.cat([still, step]), torch.cat([step, still])], dim=1)
+    def grid(self, frames: np.ndarray, is_image: bool = False) -> tuple[int, int]:
+        """Rows and columns of the cells of such frames, (T, H, W, 3)."""
+        return self.layout.grid(frames.shape[1], frames.shape[2], is_image)
 
     def video_prefix(
-        self, times_s: Sequence[float], duration_s: float, with_queries: bool = True, question: Question | None = None
+        self,
+        times_s: Sequence[float],
+        duration_s: float,
+        grid: tuple[int, int],
+        with_queries: bool = True,
+        question: Question | None = None,
     ) -> Prefix:
         """The part of a prompt about a video that stands before the answer or, with ``video_first``, the question.
 
         Args:
+            grid: rows and columns of a frame's cells, see ``Layout.grid``.
             question: needed with ``prompt_order: caption_first``, not read otherwise.
         """
         prefix = self._open(question)
-        grid = self.config.grid(pooled=True)
-        interleaved = self.config.query_layout == "interleaved"
-        for i, time_s in enumerate(times_s):
-            if self.config.time_encoding == "interleaved":
-                prefix.add_text(self.encode(f"{time_s:.2f}s"))
-            for _ in range(grid):
-                prefix.add(Kind.VIDEO_CELL, grid)
-                prefix.add(Kind.NEWLINE)
-            if with_queries and interleaved:
-                prefix.add_queries([i])
-        if with_queries and not interleaved:
-            prefix.add_queries(range(len(times_s)))
-        prefix.add_text(self.encode("\n" + self.time_instruction(times_s, duration_s) + "\n"))
+        prefix.grid = grid
+        self.layout.add_video(prefix, times_s, duration_s, with_queries, self.encode)
         return prefix
 
-    def image_prefix(self, with_queries: bool = True, question: Question | None = None) -> Prefix:
-        """The same for one image: the base view, newlines as LLaVA-OneVision sets them, then ``<r_64>``."""
+    def image_prefix(
+        self, grid: tuple[int, int], with_queries: bool = True, question: Question | None = None
+    ) -> Prefix:
+        """The same for one image; behind it stands the last query."""
         prefix = self._open(question)
-        grid = self.config.grid(pooled=self.config.image_pooling)
-        rows = [grid] * grid if self.config.image_pooling else [grid * grid]
-        for cells in rows:
-            prefix.add(Kind.IMAGE_CELL, cells)
-            prefix.add(Kind.NEWLINE)
-        if with_queries:
-            prefix.add_queries([IMAGE_QUERY])
-        prefix.add_text(self.encode("\n"))
+        prefix.grid = grid
+        self.layout.add_image(prefix, with_queries, self.encode)
         return prefix
 
     def text_prefix(self, question: Question | None = None) -> Prefix:
         """The same for a question about no video and no image: it only opens the turn."""
         return self._open(question)
-
-    def time_instruction(self, times_s: Sequence[float], duration_s: float) -> str:
-        """LLaVA-Video's sentence; the list of times only where they do not stand beside the frames."""
-        text = TIME_INSTRUCTION.format(duration_s=duration_s, count=len(times_s))
-        if self.config.time_encoding == "list":
-            text += f" These frames are located at {','.join(f'{t:.2f}s' for t in times_s)}."
-        return text + QUESTIONS_FOLLOW
 
     def segment(self, question: Question, answer: str | None = None) -> Segment:
         """What follows the prefix: the question and, in training, its answer."""

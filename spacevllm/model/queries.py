@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from spacevllm.model.configuration import QUERY_TOKENS
-
-IMAGE_QUERY = QUERY_TOKENS - 1  # <r_64>
-
 
 class InterleavedQueries(nn.Module):
     """The learned embeddings of ``<r_0>`` … ``<r_64>`` (paper: Interleaved Spatio-Temporal Queries)."""
 
-    def __init__(self, hidden_size: int, std: float) -> None:
+    def __init__(self, count: int, hidden_size: int, std: float) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(QUERY_TOKENS, hidden_size)
+        self.embedding = nn.Embedding(count, hidden_size)
         nn.init.normal_(self.embedding.weight, std=std)
 
     def forward(self, query_ids: Tensor) -> Tensor:
-        """(N,) int in [0, 65) → (N, D)."""
+        """(N,) int in [0, count) → (N, D)."""
         return self.embedding(query_ids)

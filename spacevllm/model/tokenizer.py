@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from spacevllm.data.instance import Instance
-from spacevllm.model.processing import END_OF_TURN, QUESTIONS_FOLLOW, TIME_INSTRUCTION
-from spacevllm.words.instructions import ANSWER_WITH_OPTION, answer_text, choose_wording
+from spacevllm.model.processing import END_OF_TURN
+from spacevllm.words.instructions import (
+    ANSWER_WITH_OPTION,
+    QUESTIONS_FOLLOW,
+    TIME_INSTRUCTION,
+    answer_text,
+    choose_wording,
+)
 
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
 # Qwen2's rule in short: words with their leading space, single digits, everything else
@@ -25,15 +31,21 @@ def prompt_texts(instances: Iterable[Instance]) -> Iterator[str]:
         yield TIME_INSTRUCTION.format(duration_s=instance.duration_s, count=8) + QUESTIONS_FOLLOW
 
 
-def build_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in the manner of Qwen2's (digits one by one), trained on ``texts``; reads any text."""
+def build_tiny_tokenizer(
+    texts: Iterable[str], vocab_size: int = 512, special_tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in the manner of Qwen2's (digits one by one), trained on ``texts``; reads any text.
+
+    Args:
+        special_tokens: beside those that every prompt has.
+    """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=_SPECIAL_TOKENS,
+        special_tokens=[*_SPECIAL_TOKENS, *special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

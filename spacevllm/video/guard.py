@@ -29,6 +29,7 @@ from spacevllm.span import Span
 from spacevllm.video.errors import DecoderCrashed, DecodeTimeout
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import Backend, SampledFrames, sample_frames
+from spacevllm.video.size import FrameSize
 
 _LENGTH = struct.Struct(">Q")
 _CHILD = "from spacevllm.video.guard import serve; serve()"
@@ -70,7 +71,7 @@ class GuardedSampler:
         max_pixels: int | None = None,
         max_frames: int | None = None,
         part: Span | None = None,
-        size: int | None = None,
+        size: FrameSize | None = None,
         info: VideoInfo | None = None,
     ) -> SampledFrames:
         """``sample_frames`` with these arguments.

@@ -24,6 +24,7 @@ from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedV
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
 from spacevllm.video.sampling import uniform_indices
+from spacevllm.video.size import FrameSize, fit_size
 
 Backend = Literal["pyav", "decord"]
 _Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
@@ -72,7 +73,7 @@ def sample_frames(
     max_pixels: int | None = None,
     max_frames: int | None = None,
     part: Span | None = None,
-    size: int | None = None,
+    size: FrameSize | None = None,
     info: VideoInfo | None = None,
 ) -> SampledFrames:
     """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
@@ -81,7 +82,7 @@ def sample_frames(
         segment: frames ``[begin, end)`` to sample from (the end is cut to the video's); None: all.
         max_pixels: largest width × height accepted. max_frames: longest video accepted.
         part: the same in seconds (the end is cut to the video's); what is shown at its begin belongs to it.
-        size: frames come as (T, size, size, 3), see ``resize_frames``, and no more than one is held as it was.
+        size: that frames are resized to, and no more than one is held as it was; None: they come as they are.
         info: of this very file, if it was probed before: its packets are not read again.
 
     Raises:
@@ -164,10 +165,10 @@ def _seconds(info: VideoInfo, begin: int, end: int) -> Span | None:
     return Span(float(info.times_s[begin]), float(info.times_s[end]) if end < info.num_frames else info.duration_s)
 
 
-def _gather(info: VideoInfo, indices: np.ndarray, read: _Read, size: int | None = None) -> np.ndarray:
+def _gather(info: VideoInfo, indices: np.ndarray, read: _Read, size: FrameSize | None = None) -> np.ndarray:
     """(T, H, W, 3) from ``read(wanted)``, which yields (frame number, upright picture) in any order."""
     wanted, place = np.unique(indices, return_inverse=True)  # (U,), (T,)
-    height, width = (size, size) if size else (info.height, info.width)
+    width, height = fit_size(size, info.width, info.height) if size else (info.width, info.height)
     frames = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
     rows = {frame: row for row, frame in enumerate(wanted.tolist())}
     missing = set(rows)
@@ -182,7 +183,7 @@ def _gather(info: VideoInfo, indices: np.ndarray, read: _Read, size: int | None 
     return frames if len(wanted) == len(indices) and (wanted == indices).all() else frames[place]
 
 
-def _resized(frames: np.ndarray, size: int | None) -> np.ndarray:
+def _resized(frames: np.ndarray, size: FrameSize | None) -> np.ndarray:
     if not size:
         return frames
     from spacevllm.video.resize import resize_frames  # Pillow, which decoding alone does not need

@@ -1,22 +1,24 @@
-"""Frames to the square that the vision tower sees."""
+"""Frames to the size that the vision tower sees."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
+from spacevllm.video.size import FrameSize, fit_size
 
-def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
-    """Antialiased bicubic resize to ``size`` x ``size``; the aspect ratio is not kept (boxes are relative).
+
+def resize_frames(frames: np.ndarray, size: FrameSize) -> np.ndarray:
+    """Antialiased bicubic resize to ``size``.
 
     Args:
         frames: (T, H, W, 3) uint8.
-        size: side of the square in pixels.
 
     Returns:
-        (T, size, size, 3) uint8; ``frames`` itself when it has that size already.
+        (T, H', W', 3) uint8; ``frames`` itself when it has that size already.
     """
-    if frames.shape[1:3] == (size, size):
+    width, height = fit_size(size, frames.shape[2], frames.shape[1])
+    if frames.shape[1:3] == (height, width):
         return frames
-    resized = [np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC)) for f in frames]
-    return np.stack(resized) if resized else np.zeros((0, size, size, 3), np.uint8)  # (T, S, S, 3)
+    resized = [np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in frames]
+    return np.stack(resized) if resized else np.zeros((0, height, width, 3), np.uint8)  # (T, H', W', 3)

@@ -7,6 +7,7 @@ answering always takes the first. A wording that asks for another form of the sp
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -122,8 +123,18 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         Wording("Multiple choice: {question}"),
     ),
 }
+TIME_INSTRUCTION = "The video lasts for {duration_s:.2f} seconds, and {count} frames are uniformly sampled from it."
+QUESTIONS_FOLLOW = "Please answer the following questions related to this video."
 ANSWER_WITH_OPTION = "\n{letter}. {option}"
 BOX_ANSWER = "Here."  # an image's box comes from its query; the text only closes the turn
+
+
+def time_instruction(times_s: Sequence[float], duration_s: float, listed: bool) -> str:
+    """LLaVA-Video's sentence; the list of times only where they do not stand beside the frames."""
+    text = TIME_INSTRUCTION.format(duration_s=duration_s, count=len(times_s))
+    if listed:
+        text += f" These frames are located at {','.join(f'{t:.2f}s' for t in times_s)}."
+    return text + QUESTIONS_FOLLOW
 
 
 def choose_wording(task: str, multiple_choice: bool = False, key: str = "") -> Wording:

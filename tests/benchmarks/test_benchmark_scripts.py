@@ -119,7 +119,7 @@ def test_the_full_shape_is_that_of_the_paper():
     config = SpaceVLLMConfig()
     model = random_model(config, "meta", torch.bfloat16)
     assert 8.0e9 < sum(p.numel() for p in model.parameters()) < 8.1e9
-    linear = (part for part in model.model.language_model.modules() if isinstance(part, torch.nn.Linear))
+    linear = (part for part in model.mllm.language_model.modules() if isinstance(part, torch.nn.Linear))
     assert sum(part.weight.numel() for part in linear) == 6_525_288_448
     prefix = video_prefix(config)
     assert prefix.visual_index(64).shape == (64, 196) and len(prefix.query_ids) == 64

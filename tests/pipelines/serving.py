@@ -108,12 +108,12 @@ def decided(answer):
     last = processor.segment(Question("stvg", QUESTIONS[0])).ids[-1]
     said = tokenizer.convert_tokens_to_ids(answer)
     with torch.no_grad():
-        for layer in model.model.language_model.layers:
+        for layer in model.mllm.language_model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         for table in (
             model.get_input_embeddings().weight,
-            model.lm_head.weight,
+            model.backbone.lm_head.weight,
         ):  # one and the same where they are tied
             table[[last, said, processor.end_of_turn]] = 0
             table[last, 0] = 1

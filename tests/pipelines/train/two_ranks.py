@@ -215,7 +215,7 @@ def from_folder(zero: int, mode: str, folder: Path) -> dict[str, list[float]]:
     make_model, processor = prepare_model(job, [])
     model = make_model()
     found = steps(Trainer(job, model, processor), batches())
-    return {**found, "shards": [float(hasattr(model.lm_head.weight, "ds_id"))]}
+    return {**found, "shards": [float(hasattr(model.backbone.lm_head.weight, "ds_id"))]}
 
 
 def storages() -> dict[int, int]:

@@ -7,10 +7,12 @@ import torch
 from tiny import clip, instance, make
 
 import spacevllm
+from spacevllm.model.backbones import layout_of
 from spacevllm.model.checkpoints import load_model
 from spacevllm.model.collate import Collator
 from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
 from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.predictor import Predictor
 
 
@@ -25,7 +27,7 @@ def test_save_and_load_are_bit_equal(tmp_path):
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, loaded.model.state_dict()[name]), name
     again = Collator(loaded.processor)([clip([instance(0)])])
-    assert torch.equal(again.input_ids, batch.input_ids)
+    assert torch.equal(again.tokens.input_ids, batch.tokens.input_ids)
     assert torch.equal(loaded.model(again).space.boxes, model(batch).space.boxes)
 
 
@@ -63,18 +65,21 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path):
 
 def test_the_defaults_are_the_papers():
     config = SpaceVLLMConfig()
-    assert config.num_frames == 64 and config.image_size == 384
-    assert config.grid(pooled=True) == 14 and config.grid(pooled=False) == 27
+    layout = layout_of(config)
+    assert (config.num_frames, config.num_queries, layout.frame_size) == (64, 65, 384)
+    assert layout.grid(384, 384, is_image=False) == (14, 14) and layout.grid(384, 384, is_image=True) == (27, 27)
     assert config.decoder_attention == "parameter_free" and config.time_encoding == "list"
-    assert config.vision_feature_layer == -1 and config.vision.num_hidden_layers == 26  # SigLIP's 26th of 27 layers
+    assert (
+        config.backbone.vision_feature_layer == -1 and config.vision.num_hidden_layers == 26
+    )  # SigLIP's 26th of 27 layers
     assert config.tower_frames == 1
     assert (config.text.hidden_size, config.text.num_hidden_layers, config.text.vocab_size) == (3584, 28, 152064)
 
 
 def test_a_frame_costs_210_tokens_and_its_query_at_full_size():
     _, processor = make()
-    processor.config = SpaceVLLMConfig()
-    one, two = (len(processor.video_prefix([0.0] * n, 9.0).ids) for n in (63, 64))
+    processor = SpaceVLLMProcessor(processor.tokenizer, SpaceVLLMConfig())
+    one, two = (len(processor.video_prefix([0.0] * n, 9.0, (14, 14)).ids) for n in (63, 64))
     times = len(processor.encode(",0.00s"))
     assert two - one == 210 + 1 + times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -26,20 +27,21 @@ def test_a_pass_costs_what_pytorch_counts(layer):
     by_module = {name.removeprefix("SpaceVLLM."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     forward = flops.forward(flops.work(batch))
     unused = forward["tower"] - replace_layer(flops, batch, -1)["tower"]  # computed, though nobody reads it
-    tower = by_module["model.vision_tower"] + unused
+    tower = by_module["backbone.model.vision_tower"] + unused
     assert forward["tower"] == pytest.approx(tower, rel=0.01)
-    assert forward["projector"] == by_module["model.multi_modal_projector"]
+    assert forward["projector"] == by_module["backbone.model.multi_modal_projector"]
     # PyTorch counts the prefix's whole square, we the half below the diagonal
     work = flops.work(batch)
-    prefix, asked = batch.prefix_length, batch.segment_length
+    prefix, asked = batch.tokens.prefix_length, batch.tokens.segment_length
     square = replace(work, pairs=prefix**2 + asked * (prefix + asked))
-    counted = by_module["model.language_model"] + by_module["lm_head"]
+    counted = by_module["backbone.model.language_model"] + by_module["backbone.lm_head"]
     assert flops.forward(square)["llm"] == pytest.approx(counted, rel=0.01)
     assert work.pairs == sum(range(prefix + 1)) + sum(prefix + 1 + i for i in range(asked))
 
 
 def replace_layer(flops, batch, layer):
-    config = type(flops.config).from_dict(flops.config.to_dict() | {"vision_feature_layer": layer})
+    config = deepcopy(flops.config)
+    config.backbone.vision_feature_layer = layer
     return FlopsModel(config).forward(flops.work(batch))
 
 
@@ -50,12 +52,12 @@ def test_padding_is_no_work():
     together = flops.work(Collator(processor)(clips))
     apart = [flops.work(Collator(processor)([one])) for one in clips]
     assert together == Work(
-        *(sum(getattr(w, name) for w in apart) for name in ("frames", "tokens", "pairs", "answers"))
+        *(sum(getattr(w, name) for w in apart) for name in ("patches", "patch_pairs", "tokens", "pairs", "answers"))
     )
 
 
 def test_gradients_cost_where_something_learns():
-    work = Work(frames=8, tokens=100, pairs=5000, answers=10)
+    work = Work(patches=128, patch_pairs=2048, tokens=100, pairs=5000, answers=10)
     config = make()[0].config
     tower, projector, llm = FlopsModel(config).forward(work).values()
     trained = {
@@ -71,7 +73,7 @@ def test_gradients_cost_where_something_learns():
 
 
 def test_a_token_of_the_full_size_costs_two_flops_a_weight():
-    flops = FlopsModel(SpaceVLLMConfig()).forward(Work(frames=0, tokens=1, pairs=0, answers=1))["llm"]
+    flops = FlopsModel(SpaceVLLMConfig()).forward(Work(patches=0, patch_pairs=0, tokens=1, pairs=0, answers=1))["llm"]
     assert flops == pytest.approx(2 * (7_615_616_512 - 152_064 * 3584), rel=1e-3)  # Qwen2-7B without its embeddings
 
 

@@ -10,6 +10,7 @@ import pytest
 from tiny import make
 
 from spacevllm.config import ConfigError
+from spacevllm.model.backbones import layout_of
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.folder import read_facts
 from spacevllm.model.weights import CheckpointError
@@ -30,7 +31,7 @@ def test_facts_are_those_of_the_loaded_model(folder):
 def test_what_a_configuration_leaves_out_is_the_papers(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "spacevllm"}))
     facts, config = read_facts(folder), SpaceVLLMConfig()
-    assert (facts.num_frames, facts.image_size) == (config.num_frames, config.image_size)
+    assert (facts.num_frames, facts.image_size) == (config.num_frames, layout_of(config).frame_size)
 
 
 def test_what_is_wrong_is_said_without_loading(folder):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import clip, instance, make
 
-from spacevllm.model.batch import Kind
 from spacevllm.model.collate import Collator
 from spacevllm.model.criterion import Criterion, CriterionConfig
 from spacevllm.model.memory import ask, prefill
 from spacevllm.model.processing import Question
+from spacevllm.model.prompt import Kind
 from spacevllm.predictor import spread_boxes
 from spacevllm.span import Span
 from spacevllm.words.answers import parse_boxes, parse_span
@@ -28,8 +28,10 @@ LAYOUTS = [
 def query_states(model, processor, question):
     """(T, D) of ``<r_i>`` for one question about one clip."""
     sample = clip([instance(0)])
-    prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, question=Question("stvg", question))
-    return prefill(model, prefix, processor.pixel_values(sample.frames), False).query
+    prefix = processor.video_prefix(
+        sample.times_s.tolist(), sample.duration_s, (2, 2), question=Question("stvg", question)
+    )
+    return prefill(model, prefix, processor.pixels(sample.frames)).query
 
 
 @pytest.mark.parametrize(("order", "sees"), [("video_first", False), ("caption_first", True)])
@@ -42,9 +44,9 @@ def test_queries_see_the_caption_only_if_it_comes_first(order, sees):
 def test_appended_queries_stand_behind_the_last_frame():
     _, processor = make(query_layout="appended")
     batch = Collator(processor)([clip([instance(0)])])
-    queries = batch.query_index[0].tolist()
+    queries = batch.media.query_index[0].tolist()
     assert queries == list(range(queries[0], queries[0] + 8))
-    assert queries[0] > batch.visual_index.max() and batch.query_ids.tolist() == list(range(8))
+    assert queries[0] > batch.media.visual_index.max() and batch.tokens.query_ids.tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("fields", LAYOUTS)
@@ -59,8 +61,8 @@ def test_every_layout_learns_every_task_and_answers_as_it_was_trained(fields):
     assert torch.isfinite(loss)
     question = Question("stvg", sample.instances[1].question)
     with_queries = model.config.has_queries("stvg")
-    prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, with_queries, question)
-    memory = prefill(model, prefix, processor.pixel_values(sample.frames), False)
+    prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, (2, 2), with_queries, question)
+    memory = prefill(model, prefix, processor.pixels(sample.frames))
     [answer] = ask(model, memory, [processor.segment(question)], processor.end_of_turn, 2)
     alone = model(Collator(processor)([clip([sample.instances[1]])]))
     assert answer.tokens[0] == alone.logits[0].argmax()
@@ -73,8 +75,8 @@ def test_every_layout_learns_every_task_and_answers_as_it_was_trained(fields):
 def test_boxes_as_text_are_those_of_the_sampled_frames_in_the_span():
     _, processor = make(space_head="text_coordinates")
     batch = Collator(processor)([clip([instance(0)])])
-    assert not (batch.kinds == Kind.QUERY).any()
-    text = processor.tokenizer.decode(batch.input_ids[0][batch.labels[0] >= 0], skip_special_tokens=True)
+    assert not (batch.tokens.kinds == Kind.QUERY).any()
+    text = processor.tokenizer.decode(batch.tokens.input_ids[0][batch.tokens.labels[0] >= 0], skip_special_tokens=True)
     assert parse_span(text) == Span(2.0, 5.0)
     expected = np.array([[10 + f, 20, 50 + f, 80] for f in (16, 24, 32, 40)]) / [160, 120, 160, 120]
     assert np.allclose(parse_boxes(text), expected, atol=0.0051)

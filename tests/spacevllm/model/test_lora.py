@@ -18,7 +18,7 @@ from spacevllm.model.lora import add_lora, fold_lora, merge_lora, save_adapter
 from spacevllm.model.weights import CheckpointError
 from spacevllm.predictor import Predictor
 
-LEARNED = r"model\.language_model\.layers\.\d\.\w+\.(q|k|v|o|gate|up|down)_proj\.lora_[AB]\.default\.weight"
+LEARNED = r"backbone\.model\.language_model\.layers\.\d\.\w+\.(q|k|v|o|gate|up|down)_proj\.lora_[AB]\.default\.weight"
 
 
 def outputs(model, processor):

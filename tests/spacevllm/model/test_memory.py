@@ -13,7 +13,6 @@ from spacevllm.model import attention
 from spacevllm.model.attention import attend_in_pieces
 from spacevllm.model.collate import Collator
 from spacevllm.model.memory import Answer, ask, prefill
-from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.processing import Question
 
 SAMPLE = clip([instance(0)])
@@ -27,9 +26,10 @@ def questions(count):
 
 
 def remember(model, processor, with_queries=True):
-    prefix = processor.video_prefix(SAMPLE.times_s.tolist(), SAMPLE.duration_s, with_queries)
-    pixels = processor.pixel_values(SAMPLE.frames)
-    return prefix, pixels, prefill(model, prefix, pixels, False)
+    grid = processor.grid(SAMPLE.frames)
+    prefix = processor.video_prefix(SAMPLE.times_s.tolist(), SAMPLE.duration_s, grid, with_queries)
+    pixels = processor.pixels(SAMPLE.frames)
+    return prefix, pixels, prefill(model, prefix, pixels)
 
 
 def segments(processor, texts):
@@ -39,14 +39,17 @@ def segments(processor, texts):
 @torch.inference_mode()
 def uncached(model, prefix, pixels, segment, limit):
     """The plain way: for every token the whole row once more."""
-    frames, query_ids = pixels.to(model.dtype), torch.tensor(prefix.query_ids)
-    seen = model.embed(torch.tensor([prefix.ids]), torch.tensor([prefix.kinds]), query_ids, frames, frames[:0])
+    ids, kinds, query_ids = torch.tensor([prefix.ids]), torch.tensor([prefix.kinds]), torch.tensor(prefix.query_ids)
+    seen, cells = model.embed(ids, kinds, query_ids, pixels.to(model.device, model.dtype))
+    before, start = torch.from_numpy(model.layout.positions(prefix)), model.layout.next_position(prefix)
     tokens, log_p = [], []
     for _ in range(limit):
-        words = model.get_input_embeddings()(torch.tensor([segment.ids + tokens]))
-        row = torch.cat([seen, words], dim=1)
-        states = model.model.language_model(inputs_embeds=row, use_cache=False).last_hidden_state[0]
-        score, token = model.lm_head(states[-1]).float().log_softmax(-1).max(-1)
+        written = torch.tensor([segment.ids + tokens])
+        row = torch.cat([seen, model.mllm.embed_words(written)], dim=1)
+        behind = (start + torch.arange(written.shape[1])).expand(len(before), -1)
+        positions = torch.cat([before, behind], dim=1)[:, None]
+        states = model.read(row, positions, cells, torch.cat([kinds, 0 * written], 1)).last_hidden_state[0]
+        score, token = model.mllm.lm_head(states[-1]).float().log_softmax(-1).max(-1)
         tokens.append(int(token))
         log_p.append(float(score))
     begin, end = (len(prefix.ids) + offset for offset in segment.caption)
@@ -102,8 +105,8 @@ def test_a_packed_row_gives_the_same_boxes_and_first_token():
     for k, answer in enumerate(answers):
         assert torch.allclose(answer.boxes, whole.space.boxes[k], atol=1e-4)
     # the first token written is the arg max at the position of the first label
-    starts = (batch.labels[0, 1:] >= 0) & (batch.labels[0, :-1] < 0)
-    offsets = (batch.labels[0, 1:] >= 0).cumsum(0)[starts] - 1
+    starts = (batch.tokens.labels[0, 1:] >= 0) & (batch.tokens.labels[0, :-1] < 0)
+    offsets = (batch.tokens.labels[0, 1:] >= 0).cumsum(0)[starts] - 1
     assert [a.tokens[0] for a in answers] == whole.logits[offsets].argmax(-1).tolist()
 
 
@@ -145,8 +148,8 @@ def test_the_prefix_is_not_copied_for_the_questions():
     model, processor = make()
     times_s = [i / 8 for i in range(48)]
     frames = np.random.default_rng(0).integers(0, 255, (48, 32, 32, 3), np.uint8)
-    prefix = processor.video_prefix(times_s, 6.0, with_queries=False)
-    memory = prefill(model, prefix, processor.pixel_values(frames), False)
+    prefix = processor.video_prefix(times_s, 6.0, processor.grid(frames), with_queries=False)
+    memory = prefill(model, prefix, processor.pixels(frames))
     parts = segments(processor, WORDS[:2] * 10)
     largest = 0
 
@@ -194,7 +197,8 @@ def test_a_prefix_without_queries_has_no_boxes():
     assert answer.boxes is None and 0 <= answer.confidence <= 1
 
 
-def test_a_model_that_would_not_look_at_the_memory_is_refused(asked):
+def test_a_model_that_would_not_look_at_the_memory_is_refused(asked, monkeypatch):
     model, memory, parts, _ = asked
+    monkeypatch.setattr(model.config.text, "_attn_implementation", "sdpa")
     with pytest.raises(ValueError, match="shared_prefix"):
-        ask(SpaceVLLM(model.config.__class__(**model.config.to_dict())), memory, parts[:1], NO_END)
+        ask(model, memory, parts[:1], NO_END)

@@ -10,9 +10,10 @@ import torch
 from tiny import clip, instance, make, text_clip
 
 from spacevllm.model.attention import SHARED_PREFIX
-from spacevllm.model.batch import Kind
+from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.collate import Collator, frame_targets
 from spacevllm.model.criterion import Criterion, CriterionConfig
+from spacevllm.model.prompt import Kind
 
 CRITERION = Criterion(CriterionConfig(attention=1.0, pointer=1.0, box_frames="visible"))
 
@@ -25,9 +26,9 @@ def test_the_shared_prefix_kernel_equals_the_block_diagonal_mask():
     model, processor = make()
     batch = Collator(processor)([clip([instance(k) for k in range(n)], n) for n in (1, 3, 2)])
     structured = model(batch, pointer=True)
-    model.config.text_config._attn_implementation = "sdpa"
+    model.config.text._attn_implementation = "sdpa"
     masked = model(batch, pointer=True)
-    model.config.text_config._attn_implementation = SHARED_PREFIX
+    model.config.text._attn_implementation = SHARED_PREFIX
     assert torch.allclose(structured.logits, masked.logits, atol=1e-5)
     assert torch.allclose(structured.space.boxes, masked.space.boxes, atol=1e-6)
     assert torch.allclose(structured.pointer_logits, masked.pointer_logits, atol=1e-5)
@@ -38,8 +39,8 @@ def test_k_questions_behind_one_video_give_the_loss_and_gradient_of_k_rows():
     questions = [instance(k) for k in range(3)]
     together = Collator(processor)([clip(questions)])
     apart = Collator(processor)([clip([q]) for q in questions])
-    assert together.input_ids.shape[0] == 1 and apart.input_ids.shape[0] == 3
-    assert (together.segments >= 0).sum() < 0.7 * (apart.segments >= 0).sum()
+    assert together.tokens.input_ids.shape[0] == 1 and apart.tokens.input_ids.shape[0] == 3
+    assert (together.tokens.segments >= 0).sum() < 0.7 * (apart.tokens.segments >= 0).sum()
     losses, gradients = [], []
     for batch in (together, apart):
         model.zero_grad()
@@ -63,28 +64,29 @@ def test_a_question_reads_nothing_of_its_neighbours():
 def test_the_query_stands_right_after_its_frames_tokens():
     _, processor = make()
     batch = Collator(processor)([clip([instance(0)])])
-    kinds = batch.kinds[0].tolist()
+    kinds = batch.tokens.kinds[0].tolist()
     for frame in range(8):
-        query = int(batch.query_index[0, frame])
-        assert kinds[query] == Kind.QUERY and kinds[query - 1] == Kind.NEWLINE
-        cells = batch.visual_index[0, frame].tolist()
+        query = int(batch.media.query_index[0, frame])
+        assert kinds[query] == Kind.QUERY and kinds[query - 1] == Kind.SEPARATOR
+        cells = batch.media.visual_index[0, frame].tolist()
         assert cells == sorted(cells) and cells[-1] == query - 2
-    assert batch.query_ids.tolist() == list(range(8))
+    assert batch.tokens.query_ids.tolist() == list(range(8))
 
 
 def test_an_image_takes_query_64():
     _, processor = make()
     batch = Collator(processor)([clip([instance(0, "rec")])])
-    assert batch.query_ids.tolist() == [64]
-    assert batch.image_pixels.shape == (1, 9, 32, 32) and len(batch.video_pixels) == 0
-    assert batch.in_span.all()
+    assert batch.tokens.query_ids.tolist() == [64]
+    pixels = batch.media.pixels
+    assert pixels.values.shape == (1, 9, 32, 32) and pixels.is_image.tolist() == [True]
+    assert batch.targets.in_span.all()
 
 
 def test_images_keep_all_cells_unless_told_to_pool_them():
     for pooling, cells in ((True, 4), (False, 16)):
         model, processor = make(image_pooling=pooling)
         batch = Collator(processor)([clip([instance(0, "rec")]), clip([instance(1)])])
-        assert (batch.visual_index[0] >= 0).sum() == cells
+        assert (batch.media.visual_index[0] >= 0).sum() == cells
         loss = CRITERION(model(batch, pointer=True), batch)["loss"]
         assert torch.isfinite(loss)
 
@@ -92,8 +94,8 @@ def test_images_keep_all_cells_unless_told_to_pool_them():
 def test_text_tasks_see_no_queries_in_the_papers_setting():
     _, processor = make(queries_in_text_tasks=False)
     batch = Collator(processor)([clip([instance(0), instance(0, "qa")])])
-    assert batch.input_ids.shape[0] == 2
-    assert (batch.kinds == Kind.QUERY).sum(1).tolist() == [8, 0]
+    assert batch.tokens.input_ids.shape[0] == 2
+    assert (batch.tokens.kinds == Kind.QUERY).sum(1).tolist() == [8, 0]
 
 
 def test_text_alone_answers_as_beside_a_video_and_touches_every_weight():
@@ -101,10 +103,10 @@ def test_text_alone_answers_as_beside_a_video_and_touches_every_weight():
     model, processor = make()
     collate = Collator(processor)
     alone, beside = collate([text_clip(0)]), collate([clip([instance(0)]), text_clip(0)])
-    assert len(alone.video_pixels) == len(alone.image_pixels) == 0 and (alone.kinds == Kind.TEXT).all()
+    assert len(alone.media.pixels) == 0 and (alone.tokens.kinds == Kind.TEXT).all()
     output = model(alone, pointer=True)
-    answer = beside.tasks[beside.question_row] == alone.tasks[0]
-    learned = (beside.labels[:, 1:] >= 0).sum(1)
+    answer = beside.targets.tasks[beside.tokens.question_row] == alone.targets.tasks[0]
+    learned = (beside.tokens.labels[:, 1:] >= 0).sum(1)
     assert answer.tolist() == [False, True] and torch.allclose(
         output.logits, model(beside, pointer=True).logits[learned[0] :], atol=1e-5
     )
@@ -125,7 +127,7 @@ def without_gradient_of_a_video():
 @pytest.mark.parametrize("encoding", ["list", "interleaved"])
 def test_times_stand_in_the_instruction_or_beside_the_frames(encoding):
     _, processor = make(time_encoding=encoding)
-    prefix = processor.video_prefix([0.0, 1.5], 2.0)
+    prefix = processor.video_prefix([0.0, 1.5], 2.0, (2, 2))
     text = [t for t, k in zip(prefix.ids, prefix.kinds, strict=True) if k == Kind.TEXT]
     decoded = processor.tokenizer.decode(text)
     assert decoded.count("1.50s") == 1
@@ -136,9 +138,9 @@ def test_times_stand_in_the_instruction_or_beside_the_frames(encoding):
 def test_labels_are_the_answer_and_nothing_else():
     _, processor = make()
     batch = Collator(processor, time_weight=3.0)([clip([instance(0)])])
-    learned = batch.input_ids[0][batch.labels[0] >= 0]
+    learned = batch.tokens.input_ids[0][batch.tokens.labels[0] >= 0]
     assert processor.tokenizer.decode(learned) == "From 2.00s to 5.00s.<|im_end|>"
-    heavy = batch.input_ids[0][batch.label_weights[0] == 3.0]
+    heavy = batch.tokens.input_ids[0][batch.tokens.label_weights[0] == 3.0]
     assert processor.tokenizer.decode(heavy).replace(" ", "") == "2.005.00"
 
 
@@ -146,7 +148,9 @@ def test_places_and_vectors_must_match():
     model, processor = make()
     batch = Collator(processor)([clip([instance(0)])])
     with pytest.raises(ValueError, match="places for"):
-        model.embed(batch.input_ids, batch.kinds, batch.query_ids, batch.video_pixels[:4], batch.image_pixels)
+        tokens, pixels = batch.tokens, batch.media.pixels
+        few = Pixels(pixels.values[:4], pixels.grids[:4], pixels.is_image[:4])
+        model.embed(tokens.input_ids, tokens.kinds, tokens.query_ids, few)
 
 
 def test_sparse_boxes_are_linear_inside_the_span_and_unknown_outside_it():

@@ -35,7 +35,7 @@ def test_padding_frames_say_nothing_about_a_video():
 
 def test_what_is_there_and_what_is_not_are_learned_frame_by_frame():
     model, batch = model_and_batch(clip([instance(0), absent(1)]))
-    assert batch.in_span.tolist() == [[False, False, True, True, True, True, False, False], [False] * 8]
+    assert batch.targets.in_span.tolist() == [[False, False, True, True, True, True, False, False], [False] * 8]
     model.requires_grad_(False).presence_head.requires_grad_(True)
     optimizer = torch.optim.Adam(model.presence_head.parameters(), 1e-2)
     for _ in range(200):
@@ -43,7 +43,7 @@ def test_what_is_there_and_what_is_not_are_learned_frame_by_frame():
         ONLY_PRESENCE(model(batch), batch)["loss"].backward()
         optimizer.step()
     space = model(batch).space
-    assert ((space.presence_logits > 0) == batch.in_span).all()
+    assert ((space.presence_logits > 0) == batch.targets.in_span).all()
     assert (video_logit(space.presence_logits, torch.ones(2, 8, dtype=torch.bool)) > 0).tolist() == [True, False]
 
 
@@ -64,8 +64,8 @@ def test_a_batch_without_such_questions_still_touches_the_head():
 def test_a_memory_is_asked_with_the_same_result():
     model, batch = model_and_batch(sample := clip([instance(0), absent(1)]))
     processor = make()[1]
-    prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, True)
-    memory = prefill(model, prefix, processor.pixel_values(sample.frames), False)
+    prefix = processor.video_prefix(sample.times_s.tolist(), sample.duration_s, (2, 2))
+    memory = prefill(model, prefix, processor.pixels(sample.frames))
     asked = [processor.segment(Question("stvg", one.question)) for one in sample.instances]
     with torch.no_grad():
         logits = model(batch).space.presence_logits

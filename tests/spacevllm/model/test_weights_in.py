@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from tiny import clip, instance
 
 import spacevllm
-from spacevllm.model.batch import Kind
+from spacevllm.model.backbones.base import Pixels
+from spacevllm.model.backbones.llava_onevision import NAMES
 from spacevllm.model.checkpoints import canonical, load_model
 from spacevllm.model.collate import Collator
 from spacevllm.model.llava_video import config_from_llava_video, import_llava_video, plan_import
 from spacevllm.model.modeling import NEW_MODULES, SpaceVLLM
 from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.prompt import Kind
 from spacevllm.model.weights import CheckpointError
 from spacevllm.predictor import Predictor
 
@@ -51,24 +53,26 @@ def asked(model):
 def assert_same_numbers(ours, hf):
     """Features against transformers' own, then the language model on transformers' features in LLaVA-Video's layout."""
     batch = asked(ours)
-    pixels = batch.video_pixels
-    video = hf.model.get_video_features(pixels[None]).pooler_output[0, :-1]  # (T * P, D); its last is the newline
-    features = ours.visual_features(pixels, pooled=True).flatten(0, 1)
+    pixels = batch.media.pixels
+    values = pixels.values
+    video = hf.model.get_video_features(values[None]).pooler_output[0, :-1]  # (T * P, D); its last is the newline
+    features = ours.mllm.read_pixels(pixels).states
     assert features.shape == (8 * 16, 48) and features.std() > 0.1
     assert torch.allclose(features, video, atol=1e-5)
-    tiles = pixels[:1].repeat(2, 1, 1, 1)[None]  # the base view and one tile
+    tiles = values[:1].repeat(2, 1, 1, 1)[None]  # the base view and one tile
     image = hf.model.get_image_features(tiles, torch.tensor([[58, 58]])).pooler_output[0][:49]
-    assert torch.allclose(ours.visual_features(pixels[:1], pooled=False)[0], image, atol=1e-5)
+    one = Pixels(values[:1], pixels.grids[:1], torch.tensor([True]))
+    assert torch.allclose(ours.mllm.read_pixels(one).states, image, atol=1e-5)
 
-    assert not (batch.kinds == Kind.QUERY).any()
-    newlines = (batch.kinds == Kind.NEWLINE)[0]
+    assert not (batch.tokens.kinds == Kind.QUERY).any()
+    newlines = (batch.tokens.kinds == Kind.SEPARATOR)[0]
     assert newlines.sum() == 8 * 4  # after each row of each frame
-    x = hf.get_input_embeddings()(batch.input_ids)[0]
-    x[(batch.kinds == Kind.VIDEO_CELL)[0]] = video
+    x = hf.get_input_embeddings()(batch.tokens.input_ids)[0]
+    x[(batch.tokens.kinds == Kind.CELL)[0]] = video
     x[newlines] = hf.model.image_newline
-    real = (batch.segments >= 0)[0]
+    real = (batch.tokens.segments >= 0)[0]
     expected = hf(inputs_embeds=x[real][None]).logits[0, : int(real[:-1].sum())]  # (L - 1, V)
-    batch.labels[0, 1:] = torch.where(real[:-1], 0, -100)  # of all positions but the last
+    batch.tokens.labels[0, 1:] = torch.where(real[:-1], 0, -100)  # of all positions but the last
     logits = ours(batch).logits
     assert len(logits) == len(expected) > 8 * 20 and logits.std() > 0.5
     assert torch.allclose(logits, expected, atol=1e-5)
@@ -94,8 +98,9 @@ def test_visual_features_are_siglips_second_to_last_layer(tmp_path, llava_video)
     pixels = torch.randn(2, 3, 58, 58, generator=torch.manual_seed(4))
     layers = siglip()(pixels, output_hidden_states=True).hidden_states
     assert len(layers) == 4  # what enters each layer, and what leaves the last
-    expected = model.model.multi_modal_projector(layers[-2])
-    assert torch.allclose(model.visual_features(pixels, pooled=False), expected, atol=1e-5)
+    expected = model.backbone.model.multi_modal_projector(layers[-2])
+    images = Pixels(pixels, torch.full((2, 2), 7), torch.tensor([True, True]))
+    assert torch.allclose(model.mllm.read_pixels(images).states, expected.flatten(0, 1), atol=1e-5)
 
 
 def test_imported_tensors_are_bit_equal_in_bf16_and_exact_in_fp32(tmp_path, hf):
@@ -103,8 +108,8 @@ def test_imported_tensors_are_bit_equal_in_bf16_and_exact_in_fp32(tmp_path, hf):
     for dtype in (torch.bfloat16, torch.float32):
         weights = load_model(out, dtype).state_dict()
         for name, weight in hf.state_dict().items():
-            assert weights[name].dtype == dtype
-            assert torch.equal(weights[name], weight.bfloat16().to(dtype)), name
+            assert weights[f"backbone.{name}"].dtype == dtype
+            assert torch.equal(weights[f"backbone.{name}"], weight.bfloat16().to(dtype)), name
 
 
 def test_what_was_loaded_is_saved_and_loaded_bit_equal(tmp_path, llava_video):
@@ -123,7 +128,7 @@ def test_bf16_onevision_loads_as_asked(tmp_path, hf, dtype):
     save_file(halved, folder / "model.safetensors")
     model = Predictor.load(folder, dtype=dtype).model
     assert {weight.dtype for weight in model.parameters()} == {dtype}
-    assert torch.equal(model.lm_head.weight, hf.lm_head.weight.bfloat16().to(dtype))
+    assert torch.equal(model.backbone.lm_head.weight, hf.lm_head.weight.bfloat16().to(dtype))
 
 
 def test_tied_embeddings_need_no_lm_head_and_mind_no_copy(tmp_path):
@@ -163,9 +168,11 @@ def test_fields_that_differ_from_the_folder(tmp_path, hf):
 
 def test_all_known_names_meet_in_the_modules_own(hf):
     for name in state(hf):
-        assert {canonical(spelled) for spelled in (name, released(name), llava_next(name))} == {name}
-    assert canonical("model.language_model.model.norm.weight") == "model.language_model.norm.weight"
-    assert canonical("model.layers.0.self_attn.rotary_emb.inv_freq") is None
+        spellings = (name, released(name), llava_next(name), f"backbone.{name}")
+        assert {canonical(spelled, NAMES) for spelled in spellings} == {f"backbone.{name}"}
+    assert canonical("model.language_model.model.norm.weight", NAMES) == "backbone.model.language_model.norm.weight"
+    assert canonical("model.layers.0.self_attn.rotary_emb.inv_freq", NAMES) is None
+    assert canonical("space_decoder.box_head.0.weight", NAMES) == "space_decoder.box_head.0.weight"
 
 
 def edit(folder, change):
@@ -176,8 +183,11 @@ def edit(folder, change):
 
 
 MISFITS = {
-    "missing": (lambda w: w.pop("image_newline"), "1 missing: model.image_newline;"),
-    "unexpected": (lambda w: w.update({"model.faster_token": torch.zeros(3)}), "1 unexpected: model.faster_token;"),
+    "missing": (lambda w: w.pop("image_newline"), "1 missing: backbone.model.image_newline;"),
+    "unexpected": (
+        lambda w: w.update({"model.fast": torch.zeros(3)}),
+        "1 unexpected: backbone.model.fast;",
+    ),
     "shape": (lambda w: w.update({"image_newline": torch.zeros(7)}), r"newline \[7\] instead of \[48\];"),
     "many": (lambda w: [w.pop(n) for n in list(w) if "layers" in n], r"56 missing: (\S+, ){9}\S+ and 46 more;"),
     "twice": (lambda w: w.update({"model.image_newline": torch.zeros(48)}), "image_newline is also in"),
@@ -233,7 +243,7 @@ def test_llava_next_folders_are_to_be_imported_first(llava_video):
 
 def test_other_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    with pytest.raises(CheckpointError, match="'qwen2_vl' is neither spacevllm nor llava_onevision"):
+    with pytest.raises(CheckpointError, match="'qwen2_vl' is neither spacevllm nor a backbone's: llava_onevision"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
