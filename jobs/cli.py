@@ -141,6 +141,22 @@ def check_media(data: Data, out: Out, overrides: Overrides = None, dry_run: DryR
     return run(data, out, overrides or [], dry_run)
 
 
+@app.command()
+def init(
+    backbone: Annotated[str, typer.Option(help="Folder of a Qwen3-VL or LLaVA-OneVision, as it is.", metavar="DIR")],
+    out: Annotated[str, typer.Option(help="Folder for the result; must not be there yet.", metavar="DIR")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Make a SpaceVLLM of a backbone's trained weights.
+
+    OUT is what training takes as model.init; its queries and space decoder are untrained.
+    """
+    from jobs.init import run
+
+    return run(backbone, out, overrides or [], dry_run)
+
+
 @app.command("import-llava-video")
 def import_llava_video(
     source: Annotated[str, typer.Argument(help="Folder of the checkpoint, as downloaded.", metavar="SRC")],

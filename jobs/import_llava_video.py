@@ -21,13 +21,14 @@ def run(source: str, out: str, dry_run: bool) -> int:
         if not storage.is_local(uri):
             raise ConfigError(f"{name} {uri}: weights are converted between local folders; copy them to their place")
     need_folder("SRC", source, "config.json", "give the folder of a LLaVA-NeXT checkpoint, as it was downloaded")
-    from spacevllm.model.llava_video import import_llava_video, plan_import  # needs torch: seconds
+    from spacevllm.model.initial import write_initial
+    from spacevllm.model.llava_video import plan_import  # needs torch: seconds
 
     plan = plan_import(source)
     facts = f"{plan.parameters / 1e6:.2f}M parameters, {plan.size / 1e9:.2f} GB in {len(plan.files)} files"
     if dry_run:
         return show_plan("import-llava-video", ImportLlavaVideoConfig(source=source, out=out), facts)
     with Progress("shards", len(plan.files) + 1, "shards") as progress:
-        import_llava_video(plan, out, advance=progress.advance)
+        write_initial(plan, out, advance=progress.advance)
     finish(f"model: {out} ({facts}; queries and space decoder untrained)")
     return 0

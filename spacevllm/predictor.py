@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,16 +68,20 @@ class Predictor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         memories: VideoMemories | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> Predictor:
         """From a model folder, see ``load_model``; safetensors only.
+
+        Args:
+            fields: of the configuration, that shall differ from the folder's.
 
         Raises:
             FileNotFoundError: not a model folder; the message says what is missing.
             CheckpointError: what is there is damaged or does not fit together.
         """
         folder = Path(path)
-        model = load_model(folder, dtype)
-        processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config.text.vocab_size), model.config)
+        model = load_model(folder, dtype, fields=fields)
+        processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
         return cls(model, processor, folder.resolve().name, digest_of(folder), memories, Calibration.load(folder))
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields as dataclass_fields
-from difflib import get_close_matches
-from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from transformers.integrations import HfDeepSpeedConfig
 
 from pipelines.train.config import TrainJobConfig
@@ -20,7 +16,7 @@ from pipelines.train.optimizer import part_of
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
-from spacevllm.model.configuration import ONEVISION_FIELDS, SpaceVLLMConfig, tiny_config
+from spacevllm.model.configuration import SpaceVLLMConfig, check_fields, tiny_config
 from spacevllm.model.lora import add_lora
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
@@ -46,7 +42,7 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
         processor = tiny_processor(config, instances)
         return lambda: build(processor.config), processor
     model_config = _configured(config, section.fields, lambda: read_config(folder, section.fields))
-    processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config.text.vocab_size), model_config)
+    processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config), model_config)
     return lambda: _load(config, folder), processor
 
 
@@ -88,7 +84,7 @@ def _configured(
     config: TrainJobConfig, fields: Mapping[str, Any], make_config: Callable[[], SpaceVLLMConfig]
 ) -> SpaceVLLMConfig:
     """The model's configuration, if it can be made with these ``fields`` and has what the criterion teaches."""
-    _check_fields(fields)
+    check_fields(fields, "model.fields.")
     try:
         made = make_config()
     except ConfigError:
@@ -98,20 +94,6 @@ def _configured(
     if config.criterion.presence and not made.presence_head:
         raise ConfigError("criterion.presence teaches the presence head: set model.fields.presence_head to true")
     return made
-
-
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    """transformers' configurations take any name and any value."""
-    own = get_annotations(SpaceVLLMConfig, eval_str=True)
-    known = {f.name for f in dataclass_fields(SpaceVLLMConfig)} | ONEVISION_FIELDS
-    for name, value in fields.items():
-        if name not in known:
-            near = "".join(f", did you mean {one!r}?" for one in get_close_matches(name, known, n=1))
-            raise ConfigError(f"model.fields.{name}: unknown key{near}")
-        try:
-            TypeAdapter(own.get(name, Any)).validate_python(value, strict=True)
-        except ValidationError as error:
-            raise ConfigError(f"model.fields.{name}: {error.errors()[0]['msg']} (got {value!r})") from None
 
 
 def _load(config: TrainJobConfig, folder: Path) -> SpaceVLLM:

@@ -14,6 +14,7 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.engine import make_engine, whole_state
 from pipelines.train.meter import Meter
 from pipelines.train.model import choose_trained
+from spacevllm.config import ConfigError
 from spacevllm.model.batch import Batch
 from spacevllm.model.collate import Collator
 from spacevllm.model.criterion import Criterion
@@ -93,16 +94,28 @@ class Trainer:
 
     def save(self, folder: str, state: dict[str, Any]) -> None:
         """This rank's part of a checkpoint: weights that learn, optimiser, step, random state, and ``state``."""
-        client = {"step": self.step, **state}
+        client = {"step": self.step, "parameters": self._names(), **state}
         self.engine.save_checkpoint(folder, tag=STATE, client_state=client, exclude_frozen_parameters=True)
         torch.save(_random_state(), Path(folder, f"random_{dist.get_rank()}.pt"))
 
     def load(self, folder: str) -> dict[str, Any]:
-        """Goes on where ``save`` was called, with as many ranks as there were then; returns its ``state``."""
+        """Goes on where ``save`` was called, with as many ranks as there were then; returns its ``state``.
+
+        Raises:
+            ConfigError: a checkpoint of weights with other names, which DeepSpeed would leave out without a word.
+        """
         _, state = self.engine.load_checkpoint(folder, tag=STATE, load_module_strict=False)
+        if state.get("parameters") != self._names():
+            raise ConfigError(
+                f"{folder}: this checkpoint's weights have other names than the model's, so another version wrote it; "
+                f"finish the run with that version, or start anew with another --out"
+            )
         _set_random_state(torch.load(Path(folder, f"random_{dist.get_rank()}.pt"), weights_only=True))
         self.step = state["step"]
         return state
+
+    def _names(self) -> list[str]:
+        return [name for name, parameter in self.engine.module.named_parameters() if parameter.requires_grad]
 
     def save_model(self, folder: str | Path) -> None:
         """A ``from_pretrained`` folder, adapters folded in, from rank 0. All ranks call it together."""

@@ -139,23 +139,29 @@ def expected_shapes(config: SpaceVLLMConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(weight.shape) for name, weight in SpaceVLLM(config).state_dict().items()}
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path, config: SpaceVLLMConfig) -> PreTrainedTokenizerFast:
     """``tokenizer.json`` of a model folder.
 
     Raises:
         FileNotFoundError: there is none. CheckpointError: it does not go with the model.
     """
     need_tokenizer(folder)
-    return check_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), vocab_size, folder)
+    return check_tokenizer(PreTrainedTokenizerFast.from_pretrained(folder), config, folder)
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> PreTrainedTokenizerFast:
-    """``tokenizer`` itself; raises CheckpointError unless it ends turns as Qwen2 does and the embeddings hold it."""
-    tokens = tokenizer.get_vocab()
-    if END_OF_TURN not in tokens:
-        raise CheckpointError(f"{where}: the tokenizer has no {END_OF_TURN}, which ends a turn: it is not Qwen2's")
-    if max(tokens.values()) >= vocab_size:
-        raise CheckpointError(f"{where}: the tokenizer's ids reach {max(tokens.values())}, vocab_size is {vocab_size}")
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, config: SpaceVLLMConfig, where: object
+) -> PreTrainedTokenizerFast:
+    """``tokenizer`` itself; raises CheckpointError unless it has the tokens of the model's prompts and the embeddings
+    hold it."""
+    tokens, size = tokenizer.get_vocab(), config.text.vocab_size
+    for needed in (END_OF_TURN, *family_of(config).special_tokens):
+        if needed not in tokens:
+            raise CheckpointError(
+                f"{where}: the tokenizer has no {needed}: it is not that of {config.backbone.model_type}"
+            )
+    if max(tokens.values()) >= size:
+        raise CheckpointError(f"{where}: the tokenizer's ids reach {max(tokens.values())}, vocab_size is {size}")
     return tokenizer
 
 

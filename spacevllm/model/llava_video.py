@@ -8,29 +8,16 @@ get other names.
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from transformers import LlavaOnevisionConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer
+from transformers import LlavaOnevisionConfig, Qwen2Config
 
-from spacevllm.model.backbones import family_of
-from spacevllm.model.checkpoints import (
-    LM_HEAD,
-    check_tokenizer,
-    expected_shapes,
-    fresh_modules,
-    read_tables,
-    ties_words,
-)
 from spacevllm.model.configuration import SpaceVLLMConfig
-from spacevllm.model.modeling import NEW_MODULES
-from spacevllm.model.weights import CheckpointError, check_fit, copy_renamed, read_json, weight_files, write_index
+from spacevllm.model.initial import ImportPlan, plan_for
+from spacevllm.model.weights import CheckpointError, read_json
 
 SO400M = "google/siglip-so400m-patch14-384"
 _NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -50,17 +37,6 @@ _LAYOUT: dict[str, tuple[Any, ...]] = {
     "mm_spatial_pool_mode": ("bilinear", None),
     "mm_spatial_pool_stride": (2, None),
 }
-
-
-class ImportPlan(NamedTuple):
-    """config: of the result. files: the source's shards. names: of each tensor, source → result. parameters: without
-    the fresh modules'. size: bytes of the shards."""
-
-    config: SpaceVLLMConfig
-    files: list[Path]
-    names: dict[str, str]
-    parameters: int
-    size: int
 
 
 def config_from_llava_video(tree: Mapping[str, Any], folder: Path) -> SpaceVLLMConfig:
@@ -106,66 +82,7 @@ def plan_import(source: str | Path) -> ImportPlan:
     source = Path(source)
     if not (source / "config.json").is_file():
         raise FileNotFoundError(f"{source} is not a model folder: it has no config.json")
-    config = config_from_llava_video(read_json(source / "config.json"), source)
-    files = weight_files(source)
-    stored = read_tables(files, family_of(config).names)
-    expected = {n: s for n, s in expected_shapes(config).items() if n.split(".")[0] not in NEW_MODULES}
-    if ties_words(config):  # a copy of the embeddings, which some files hold
-        stored.pop(LM_HEAD, None)
-        del expected[LM_HEAD]
-    check_fit(source, expected, {name: entry.shape for name, entry in stored.items()})
-    read_tokenizer(source, config.text.vocab_size)
-    size = sum(entry.end - entry.begin for entry in stored.values())
-    parameters = sum(torch.Size(entry.shape).numel() for entry in stored.values())
-    return ImportPlan(config, files, {entry.name: name for name, entry in stored.items()}, parameters, size)
-
-
-def import_llava_video(
-    plan: ImportPlan, out: str | Path, seed: int = 0, advance: Callable[[int], None] = lambda count: None
-) -> None:
-    """Writes ``out``, a folder that ``SpaceVLLM.from_pretrained`` reads; it appears when it is complete.
-
-    Shards are streamed: memory holds the fresh modules and a few MiB.
-
-    Args:
-        seed: of queries and space decoder. advance: called with 1 for each shard written.
-
-    Raises:
-        CheckpointError: ``out`` is there already.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is there already: choose another folder or remove it")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    count = len(plan.files) + 1
-    shards = [partial / f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    for file, shard in zip(plan.files, shards, strict=False):
-        copy_renamed(file, shard, plan.names)
-        advance(1)
-    save_file(fresh_modules(plan.config, seed), shards[-1], metadata={"format": "pt"})
-    advance(1)
-    write_index(partial, shards)
-    plan.config.architectures = ["SpaceVLLM"]
-    plan.config.save_pretrained(partial)
-    read_tokenizer(plan.files[0].parent, plan.config.text.vocab_size).save_pretrained(partial)
-    os.replace(partial, out)
-
-
-def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
-    """From ``tokenizer.json``, or from ``vocab.json`` and ``merges.txt``, which older folders hold.
-
-    Raises:
-        FileNotFoundError: neither is there. CheckpointError: it does not go with the model.
-    """
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    elif all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    else:
-        raise FileNotFoundError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
-    return check_tokenizer(tokenizer, vocab_size, folder)
+    return plan_for(config_from_llava_video(read_json(source / "config.json"), source), source)
 
 
 def _vision_config(name: str, folder: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NON_LORA = "non_lora_trainables.safetensors"  # LLaVA's name for what was trained beside the adapter
 # the vision tower has a q_proj, too: only whole names below the language model match
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-_PEFT_PREFIX = "base_model.model."
+_PEFT_PREFIX, _BACKBONE = "base_model.model.", "backbone."
 _ADVICE = "was the adapter trained on this model?"
 
 
@@ -103,7 +103,14 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if file.is_file():
             read_table(file)  # says which is damaged
     adapter, beside = (load_file(file) if file.is_file() else {} for file in files)
-    return adapter, beside
+    named = {_PEFT_PREFIX + _owned(name.removeprefix(_PEFT_PREFIX)): weight for name, weight in adapter.items()}
+    return named, {_owned(name): weight for name, weight in beside.items()}
+
+
+def _owned(name: str) -> str:
+    """A weight's name in ``SpaceVLLM``; what was trained on the backbone alone, or by an earlier version, lacks its
+    prefix."""
+    return _BACKBONE + name if name.startswith(("model.", "lm_head.")) else name
 
 
 def _adapter_config(folder: Path) -> LoraConfig:

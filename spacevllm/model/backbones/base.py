@@ -180,7 +180,7 @@ class Family:
         names: (pattern, replacement), in order: a tensor's name in any known file → in the module's ``state_dict()``.
         tower, projector: prefixes of parameter names; the rest is the language model's. Projector first: it may lie
             inside the tower.
-        tower_size: for FLOPs and memory.
+        tower_size: for FLOPs and memory. special_tokens: that its prompts need.
     """
 
     module: Callable[[Any, SpaceVLLMConfig], PreTrainedModel]
@@ -190,6 +190,7 @@ class Family:
     tower: tuple[str, ...]
     projector: tuple[str, ...]
     tower_size: Callable[[SpaceVLLMConfig], TowerSize]
+    special_tokens: tuple[str, ...] = ()
 
 
 def place(x: Tensor, where: Tensor, values: Tensor) -> Tensor:

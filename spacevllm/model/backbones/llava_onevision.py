@@ -54,7 +54,7 @@ class OneVisionLayout(Layout):
     def pixels(self, frames: np.ndarray, is_image: bool) -> Pixels:
         """``values``: (T, C, S, S) float32 in [-1, 1]; with ``tower_frames`` 3, C = 9: the frame, it minus the previous
         one, the next one minus it (0 at the ends and for an image)."""
-        grids = torch.tensor([self.patch_grid(*frames.shape[1:3])] * len(frames)).view(-1, 2)
+        grids = torch.tensor([self.patch_grid(*frames.shape[1:3])] * len(frames), dtype=torch.long).view(-1, 2)
         return Pixels(self._values(frames), grids, torch.full((len(frames),), is_image))
 
     def _values(self, frames: np.ndarray) -> Tensor:

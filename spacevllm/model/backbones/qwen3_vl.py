@@ -58,7 +58,7 @@ class Qwen3VLLayout(Layout):
         x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1  # (T, H, W, 3)
         x = x.view(count, rows, merge, patch, columns, merge, patch, channels)
         x = x.permute(0, 1, 4, 2, 5, 7, 3, 6)  # (T, rows, columns, merge, merge, 3, patch, patch)
-        grids = torch.tensor([self.patch_grid(height, width)] * count).view(-1, 2)
+        grids = torch.tensor([self.patch_grid(height, width)] * count, dtype=torch.long).view(-1, 2)
         return Pixels(x.reshape(-1, channels * patch**2), grids, torch.full((count,), is_image))
 
     def add_video(
@@ -172,4 +172,5 @@ QWEN3_VL = Family(
     tower=("model.visual.",),
     projector=("model.visual.merger.", "model.visual.deepstack_merger_list."),
     tower_size=tower_size,
+    special_tokens=(VISION_START, VISION_END),
 )

@@ -19,8 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 CASES = [(zero, mode) for mode in ("full", "lora") for zero in (0, 1, 2, 3)] + [
-    (zero, mode) for mode in ("frozen", "presence") for zero in (0, 3)
+    (zero, mode) for mode in ("frozen", "presence", "qwen3lora") for zero in (0, 3)
 ]
+CASES += [(zero, "qwen3") for zero in (0, 1, 2, 3)]
 STEPS = 3
 CRITERION = {"attention": 1.0, "pointer": 1.0, "presence": 1.0, "box_frames": "visible", "time_weight": 3.0}
 
@@ -102,7 +103,7 @@ def config(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
         "workers": {"zero_stage": zero, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}},
     }
     tree["train"] |= sections.get("train", {})
-    if mode == "lora":
+    if mode.endswith("lora"):
         tree["lora"] = {"rank": 4, "alpha": 8}
     if mode == "frozen":
         tree["train"]["freeze"] = ["tower", "llm"]
@@ -114,14 +115,14 @@ def config(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
 def trainer(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
     from pipelines.train.trainer import Trainer
 
-    return Trainer(config(zero, mode, **sections), *fresh())
+    return Trainer(config(zero, mode, **sections), *fresh(mode))
 
 
-def fresh(**fields: object) -> Any:
+def fresh(mode: str = "full", **fields: object) -> Any:
     """The model that every case starts from, and its processor."""
     from tiny import make
 
-    return make(presence_head=True, **fields)
+    return make(backbone="qwen3_vl" if mode.startswith("qwen3") else "llava_onevision", presence_head=True, **fields)
 
 
 def samples(rank: int) -> list[Any]:
@@ -134,13 +135,13 @@ def samples(rank: int) -> list[Any]:
     return [clip([instance(k, "qa") for k in range(3)], 2), text_clip(1)]
 
 
-def batches(micro: int = 1) -> list[Any]:
+def batches(micro: int = 1, mode: str = "full") -> list[Any]:
     import torch.distributed as dist
 
     from spacevllm.model.collate import Collator
 
     collate, own = (
-        Collator(fresh(queries_in_text_tasks=False)[1], CRITERION["time_weight"]),
+        Collator(fresh(mode, queries_in_text_tasks=False)[1], CRITERION["time_weight"]),
         samples(dist.get_rank()),
     )
     return [collate(own[i : i + micro]) for i in range(0, len(own), micro)]
@@ -163,9 +164,9 @@ def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
     from spacevllm.predictor import Predictor
 
     print(f"case ZeRO {zero}, {mode}", flush=True)  # the log of a run that hangs says where
-    parts, before = batches(), storages()
+    parts, before = batches(mode=mode), storages()
     job = config(zero, mode)
-    sizes = count_parameters(choose_trained(fresh()[0], job))  # ZeRO-3 leaves nothing to count
+    sizes = count_parameters(choose_trained(fresh(mode)[0], job))  # ZeRO-3 leaves nothing to count
     one = trainer(zero, mode)
     found: dict[str, Any] = steps(one, parts)
     found["bytes held"] = sum(size for address, size in storages().items() if address not in before)

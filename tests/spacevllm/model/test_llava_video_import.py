@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import spacevllm
 from spacevllm.model.configuration import SpaceVLLMConfig
-from spacevllm.model.llava_video import config_from_llava_video, import_llava_video, plan_import
+from spacevllm.model.initial import write_initial
+from spacevllm.model.llava_video import config_from_llava_video, plan_import
 from spacevllm.model.weights import CheckpointError, copy_renamed, read_table
 
 # config.json of lmms-lab/llava-onevision-qwen2-7b-ov (huggingface.co; PaddleMIX's tests of LLaVA quote it), with what
@@ -111,7 +112,7 @@ def test_another_layout_is_a_warning(tmp_path):
 
 def test_the_result_is_a_model_that_answers(tmp_path, source):
     out = tmp_path / "new" / "out"
-    import_llava_video(plan_import(source), out)
+    write_initial(plan_import(source), out)
     assert sorted(p.name for p in out.glob("model*")) == [
         *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)),
         "model.safetensors.index.json",
@@ -129,7 +130,7 @@ def test_the_result_is_a_model_that_answers(tmp_path, source):
 def test_the_seed_decides_the_fresh_modules_and_nothing_else(tmp_path, source):
     plan = plan_import(source)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        import_llava_video(plan, tmp_path / name, seed)
+        write_initial(plan, tmp_path / name, seed)
     bytes_of = {n: [f.read_bytes() for f in sorted((tmp_path / n).glob("*.safetensors"))] for n in "abc"}
     assert bytes_of["a"] == bytes_of["b"] and bytes_of["a"][:2] == bytes_of["c"][:2]
     assert bytes_of["a"][2] != bytes_of["c"][2]
@@ -144,12 +145,12 @@ def test_what_is_there_is_not_overwritten_and_what_is_half_done_is(tmp_path, sou
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_llava_video(plan, out, advance=killed)
+        write_initial(plan, out, advance=killed)
     assert not out.exists()
-    import_llava_video(plan, out)
+    write_initial(plan, out)
     spacevllm.load(out)
     with pytest.raises(CheckpointError, match="out is there already: choose another folder or remove it"):
-        import_llava_video(plan, out)
+        write_initial(plan, out)
 
 
 def test_streaming_holds_a_few_pieces_whatever_the_file(tmp_path):
@@ -173,7 +174,7 @@ def test_a_tokenizer_of_vocab_and_merges_becomes_one_file(tmp_path, source):
     (source / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     (source / "added_tokens.json").write_text(json.dumps(special))
     (source / "tokenizer.json").unlink()
-    import_llava_video(plan_import(source), tmp_path / "out")
+    write_initial(plan_import(source), tmp_path / "out")
     loaded = spacevllm.load(tmp_path / "out").processor
     text = "<|im_start|>user\nthe red circle, from 1.00s<|im_end|>"
     assert loaded.encode(text) == tokenizer()(text).input_ids

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny import clip, instance, make
+from tiny import BACKBONES, clip, instance, make
 
 import spacevllm
 from spacevllm.model.collate import Collator
@@ -28,9 +28,9 @@ def outputs(model, processor):
     return torch.cat([out.logits.flatten(), out.space.boxes.flatten()])
 
 
-def trained(rank=4, alpha=8):
+def trained(rank=4, alpha=8, backbone="llava_onevision"):
     """A model whose adapter, queries and decoder are no longer what they were."""
-    model, processor = make()
+    model, processor = make(backbone=backbone)
     add_lora(model, rank, alpha)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -48,12 +48,13 @@ def test_a_fresh_adapter_changes_nothing_and_keeps_the_class():
     assert model.peft_config["default"].r == 4 and model.peft_config["default"].lora_alpha == 8
 
 
-def test_only_adapter_queries_and_decoder_learn():
-    model, _ = make()
+@pytest.mark.parametrize(("backbone", "layers"), [("llava_onevision", 2), ("qwen3_vl", 4)])
+def test_only_adapter_queries_and_decoder_learn(backbone, layers):
+    model, _ = make(backbone=backbone)
     add_lora(model, 4, 8)
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     adapter = {name for name in learned if re.fullmatch(LEARNED, name)}
-    assert len(adapter) == 2 * 7 * 2  # layers, projections, A and B; SigLIP's q_proj is none of them
+    assert len(adapter) == layers * 7 * 2  # layers, projections, A and B; SigLIP's q_proj is none of them
     assert {name.split(".")[0] for name in learned - adapter} == {"queries", "space_decoder"}
     assert len(learned - adapter) == 7
 
@@ -64,19 +65,22 @@ def test_the_recipes_default():
     assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (128, 256, 0.0, "none")
 
 
-def test_folded_equals_unfolded_and_is_a_plain_model():
-    model, processor = trained()
-    names = set(make()[0].state_dict())
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_folded_equals_unfolded_and_is_a_plain_model(backbone):
+    model, processor = trained(backbone=backbone)
+    plain, _ = make(backbone=backbone)
+    names = set(plain.state_dict())
     expected = outputs(model, processor)
-    assert not torch.allclose(outputs(make()[0], processor), expected, atol=1e-2)
+    assert not torch.allclose(outputs(plain, processor), expected, atol=1e-2)
     assert torch.allclose(outputs(fold_lora(model), processor), expected, atol=1e-5)
     assert set(model.state_dict()) == names and not hasattr(model, "peft_config")
 
 
-def test_a_saved_adapter_merges_into_a_plain_folder(tmp_path):
-    base, processor = make()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_saved_adapter_merges_into_a_plain_folder(tmp_path, backbone):
+    base, processor = make(backbone=backbone)
     Predictor(base, processor).save(tmp_path / "base")
-    model, _ = trained()
+    model, _ = trained(backbone=backbone)
     save_adapter(model, tmp_path / "adapter")
     expected = outputs(model, processor)
     loaded = spacevllm.load(tmp_path / "base")

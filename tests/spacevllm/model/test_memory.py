@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import clip, instance, make
+from tiny import BACKBONES, clip, instance, make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,10 +67,10 @@ def assert_same(got, expected, atol=1e-4):
     assert torch.allclose(got.boxes, expected.boxes, atol=atol)
 
 
-@pytest.fixture(scope="module")
-def asked():
+@pytest.fixture(scope="module", params=BACKBONES)
+def asked(request):
     """70 questions with their uncached answers."""
-    model, processor = make()
+    model, processor = make(backbone=request.param)
     prefix, pixels, memory = remember(model, processor)
     parts = segments(processor, questions(70))
     return model, memory, parts, [uncached(model, prefix, pixels, part, 2) for part in parts]
@@ -94,9 +94,10 @@ def test_order_grouping_and_what_was_asked_before_do_not_matter(asked):
     assert all(torch.equal(a, b) for a, b in zip(before, (x for layer in memory.layers for x in layer), strict=True))
 
 
-def test_a_packed_row_gives_the_same_boxes_and_first_token():
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_packed_row_gives_the_same_boxes_and_first_token(backbone):
     """What training sees is what the memory answers."""
-    model, processor = make()
+    model, processor = make(backbone=backbone)
     sample = clip([instance(k) for k in range(3)])
     batch = Collator(processor)([sample])
     whole = model(batch)

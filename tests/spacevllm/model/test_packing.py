@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny import clip, instance, make, text_clip
+from tiny import BACKBONES, clip, instance, make, text_clip
 
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.backbones.base import Pixels
@@ -22,8 +22,9 @@ def grads(model):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_the_shared_prefix_kernel_equals_the_block_diagonal_mask():
-    model, processor = make()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_shared_prefix_kernel_equals_the_block_diagonal_mask(backbone):
+    model, processor = make(backbone=backbone)
     batch = Collator(processor)([clip([instance(k) for k in range(n)], n) for n in (1, 3, 2)])
     structured = model(batch, pointer=True)
     model.config.text._attn_implementation = "sdpa"
@@ -34,8 +35,9 @@ def test_the_shared_prefix_kernel_equals_the_block_diagonal_mask():
     assert torch.allclose(structured.pointer_logits, masked.pointer_logits, atol=1e-5)
 
 
-def test_k_questions_behind_one_video_give_the_loss_and_gradient_of_k_rows():
-    model, processor = make()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_k_questions_behind_one_video_give_the_loss_and_gradient_of_k_rows(backbone):
+    model, processor = make(backbone=backbone)
     questions = [instance(k) for k in range(3)]
     together = Collator(processor)([clip(questions)])
     apart = Collator(processor)([clip([q]) for q in questions])
@@ -52,8 +54,9 @@ def test_k_questions_behind_one_video_give_the_loss_and_gradient_of_k_rows():
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
 
 
-def test_a_question_reads_nothing_of_its_neighbours():
-    model, processor = make()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_question_reads_nothing_of_its_neighbours(backbone):
+    model, processor = make(backbone=backbone)
     first, other = instance(0), instance(1)
     changed = instance(1, question="a quite different sentence of words")
     outputs = [model(Collator(processor)([clip([first, q])])) for q in (other, changed)]

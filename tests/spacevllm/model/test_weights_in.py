@@ -17,7 +17,8 @@ from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.backbones.llava_onevision import NAMES
 from spacevllm.model.checkpoints import canonical, load_model
 from spacevllm.model.collate import Collator
-from spacevllm.model.llava_video import config_from_llava_video, import_llava_video, plan_import
+from spacevllm.model.initial import write_initial
+from spacevllm.model.llava_video import config_from_llava_video, plan_import
 from spacevllm.model.modeling import NEW_MODULES, SpaceVLLM
 from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.prompt import Kind
@@ -38,7 +39,7 @@ def llava_video(tmp_path, hf):
 
 
 def convert(source, out):
-    import_llava_video(plan_import(source), out)
+    write_initial(plan_import(source), out)
     return out
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from spacevllm.data.instance import Instance
+from spacevllm.model.backbones.qwen3_vl import VISION_END, VISION_START
 from spacevllm.model.collate import ClipSample
-from spacevllm.model.configuration import tiny_config
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
 from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
 from spacevllm.tube import ABSENT
 
+VIDEO_PAD = "<|video_pad|>"
 WORDS = ("the red circle", "a blue square while it moves left", "what grows while the cow stands still?")
 
 
@@ -47,10 +51,11 @@ def absent(k: int) -> Instance:
     return replace(there, begin_frame=None, end_frame=None)
 
 
-def clip(instances: list[Instance], seed: int = 0) -> ClipSample:
+def clip(instances: list[Instance], seed: int = 0, size: tuple[int, int] = (32, 32)) -> ClipSample:
+    """size: (height, width) of its frames; 32x32 fits both families."""
     image = instances[0].media_type == "image"
     indices = np.array([0]) if image else np.arange(8) * 8
-    frames = np.random.default_rng(seed).integers(0, 255, (len(indices), 32, 32, 3), np.uint8)
+    frames = np.random.default_rng(seed).integers(0, 255, (len(indices), *size, 3), np.uint8)
     return ClipSample(frames, indices, indices / 8, instances[0].duration_s, instances[0].media_type, instances)
 
 
@@ -61,13 +66,62 @@ def text_clip(k: int) -> ClipSample:
     return ClipSample(np.zeros((0, 32, 32, 3), np.uint8), nothing.astype(int), nothing, 0.0, "text", [asked])
 
 
-def make(seed: int = 0, **fields: object) -> tuple[SpaceVLLM, SpaceVLLMProcessor]:
+def make(seed: int = 0, backbone: str = "llava_onevision", **fields: object) -> tuple[SpaceVLLM, SpaceVLLMProcessor]:
     torch.manual_seed(seed)
-    tasks = ("stvg", "vtg", "rec", "qa")
-    tokenizer = build_tiny_tokenizer(list(prompt_texts(instance(k, t) for k in range(3) for t in tasks)), 400)
+    if backbone == "qwen3_vl":
+        words = tokenizer(VISION_START, VISION_END)
+        config = SpaceVLLMConfig(**{"backbone_config": qwen3_vl_config(len(words)), **QWEN3_VL_FIELDS, **fields})
+        return build(config).eval(), SpaceVLLMProcessor(words, config)
+    words = tokenizer()
     vision = {"image_size": 32, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     if fields.get("tower_frames") == 1:
         vision["num_channels"] = 3
     text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "initializer_range": 0.2}
-    config = tiny_config(len(tokenizer), vision, text, **fields)
-    return build(config).eval(), SpaceVLLMProcessor(tokenizer, config)
+    config = tiny_config(len(words), vision, text, **fields)
+    return build(config).eval(), SpaceVLLMProcessor(words, config)
+
+
+BACKBONES = ("llava_onevision", "qwen3_vl")
+QWEN3_VL_FIELDS = {
+    "num_frames": 8,
+    "frame_tokens": 6,  # of 16 pixels: 32x48 is 2x3
+    "queries_in_text_tasks": True,
+    "decoder_hidden_size": 256,
+    "wordings": "one",
+    "system_prompt": "",
+}
+
+
+def tokenizer(*special_tokens: str) -> PreTrainedTokenizerFast:
+    tasks = ("stvg", "vtg", "rec", "qa")
+    texts = list(prompt_texts(instance(k, t) for k in range(3) for t in tasks))
+    return build_tiny_tokenizer(texts, 400, special_tokens)
+
+
+def qwen3_vl_config(vocab_size: int) -> Qwen3VLConfig:
+    """Deepstack behind three of four language layers, grouped heads, M-RoPE in three uneven sections."""
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2, "vocab_size": vocab_size}
+    vision = {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8}
+    vision |= {"out_hidden_size": 48, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1, 2]}
+    return Qwen3VLConfig(
+        text_config=text | {"rope_parameters": rope, "tie_word_embeddings": True},
+        vision_config=vision | {"initializer_range": 0.2},
+        tie_word_embeddings=True,
+    )
+
+
+def write_qwen3_vl(folder: Path) -> Path:
+    """A Qwen3-VL of random weights in its published layout: config, tokenizer, shards with their index."""
+    torch.manual_seed(5)
+    words = tokenizer(VISION_START, VISION_END, VIDEO_PAD)
+    config = qwen3_vl_config(len(words))
+    config.video_token_id = words.convert_tokens_to_ids(VIDEO_PAD)
+    model = Qwen3VLForConditionalGeneration(config).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:  # what is all zeros or ones proves nothing
+            torch.nn.init.normal_(weight, mean=float("norm" in name and name.endswith("weight")), std=0.2)
+    model.save_pretrained(folder, max_shard_size="100KB")
+    words.save_pretrained(folder)
+    return folder
