@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchEmbed, apply_rotary_pos_emb
 
@@ -104,12 +104,23 @@ class Qwen3VLLayout(Layout):
         return np.concatenate(pieces, axis=1)
 
 
+class FrameConvolution(nn.Conv3d):
+    """Over frames that come once, as a matrix product: (patches, C * p * p) → (patches, D)."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return F.linear(patches.to(self.weight.dtype), self.weight.sum(2).flatten(1), self.bias)
+
+
 class FramePatchEmbed(Qwen3VLVisionPatchEmbed):
-    """The tower's first layer for frames that come once: (patches, C * p * p) → (patches, D)."""
+    """The tower's first layer, with weights of the same names and shapes."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.proj = FrameConvolution(config.in_channels, config.hidden_size, kernel, kernel)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        weight = self.proj.weight.sum(2).flatten(1)  # (D, C * p * p)
-        return F.linear(hidden_states.to(weight.dtype), weight, self.proj.bias)
+        return self.proj(hidden_states)
 
 
 class Qwen3VLBackbone(Qwen3VLForConditionalGeneration):
