@@ -70,12 +70,12 @@ def source_lines(name: str, schedule: Schedule, sample: SourceSample | None) -> 
 
 def phase_lines(name: str, phase: Phase, schedule: Schedule, clip_flops: Mapping[str, float]) -> list[str]:
     """clip_flops: of one clip with its questions, forward and backward, from each source that has clips."""
-    cycle = schedule.cycle(phase)
+    cycle, of_clips = schedule.cycle(phase), "" if phase.batch_sizes else f" of {phase.batch_size} clips"
     known = {source: cycle[source] for source in clip_flops}
     mean = sum(clip_flops[source] * count for source, count in known.items()) / max(1, sum(known.values()))
     clips_a_step = sum(cycle.values()) / phase.cycle_steps
     return [
-        f"phase {name}: {phase.steps} steps of {phase.batch_size} clips, objective {phase.objective}",
+        f"phase {name}: {phase.steps} steps{of_clips}, objective {phase.objective}",
         f"  reads {_reading(phase, cycle)}",
         f"  FLOPs: {mean * clips_a_step:.3g} a step in the mean, {mean:.3g} a clip",
         *([f"  FLOPs a clip: {_each(clip_flops)}"] if len(clip_flops) > 1 else []),
@@ -85,9 +85,9 @@ def phase_lines(name: str, phase: Phase, schedule: Schedule, clip_flops: Mapping
 def _reading(phase: Phase, cycle: Mapping[str, int]) -> str:
     if phase.draw == "batches":
         turns = (f"{round(weight)} x {phase.batch_of(source)} {source}" for source, weight in phase.sources.items())
-        return f"in every {phase.cycle_steps:.0f} steps {', '.join(turns)}"
+        return f"{', '.join(turns)} in every {phase.cycle_steps:.0f} steps"
     shares = ", ".join(f"{count} {source}" for source, count in cycle.items())
-    return f"of every {sum(cycle.values())} clips {shares}" if phase.mixes else ", ".join(cycle)
+    return f"{shares} of every {sum(cycle.values())} clips" if phase.mixes else ", ".join(cycle)
 
 
 def _each(clip_flops: Mapping[str, float]) -> str:

@@ -132,3 +132,10 @@ def test_overrides_in_old_words_are_told_the_new_ones():
         "stages.videos.rehearse is phases.videos.sources={videos: 5, OTHER: 1} with phases.videos.draw=batches",
     ):
         assert words in str(error.value)
+
+
+def test_the_page_about_sources_and_phases_shows_a_recipe_that_is_one():
+    page = (CONFIGS.parents[1] / "docs" / "train-at-scale.md").read_text()
+    recipe = yaml.safe_load(page.split("## Sources and phases")[1].split("```yaml")[1].split("```")[0])
+    config = parse_config(TrainJobConfig, recipe | {"data": "d", "out": "o"}, "docs/train-at-scale.md")
+    assert list(config.schedule.running) == ["warm_up", "joint", "turns"]

@@ -79,7 +79,7 @@ def test_the_lines_say_what_a_person_asks(full):
         "13440 visual",
         "source tubes (video:stvg): 1 clips, 55,000.00 epochs\n  questions: 3, at most 2 of a clip at a time",
         "phase joint: 10625 steps of 32 clips, objective ground",
-        "reads of every 1088 clips 176 tubes, 80 moments, 512 expressions, 192 images, 64 videos, 64 texts",
+        "reads 176 tubes, 80 moments, 512 expressions, 192 images, 64 videos, 64 texts of every 1088 clips",
         "a step in the mean",
         "ZeRO 3, 16 devices",
     ):
@@ -89,5 +89,5 @@ def test_the_lines_say_what_a_person_asks(full):
 def test_the_lines_of_sources_that_take_turns_and_of_one_that_nothing_reads():
     lines = plan(recipe("debug", "phases.mixed.steps=0", "phases.videos.batch_sizes={stills: 8}"), INSTANCES)
     assert "source tubes (video:stvg): read by no phase" in lines
-    assert "  reads in every 6 steps 5 x 4 videos, 1 x 8 stills" in lines
+    assert "  reads 5 x 4 videos, 1 x 8 stills in every 6 steps" in lines
     assert lines[lines.index("phase align: 4 steps of 4 clips, objective align") + 1] == "  reads captions"
