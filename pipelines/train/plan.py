@@ -12,7 +12,7 @@ from pipelines.train.plan_samples import SourceSample, sample_source
 from spacevllm.data.instance import Instance
 from spacevllm.model.flops import FlopsModel
 
-GIGA = 1e9  # bytes of a GB, as memory is sold
+GIGA = 1e9  # bytes of a GB
 
 
 def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
@@ -27,12 +27,7 @@ def plan(config: TrainJobConfig, instances: Sequence[Instance]) -> list[str]:
     for name in config.sources:
         lines += source_lines(name, schedule, samples.get(name))
     for name, phase in schedule.running.items():
-        clip_flops = {
-            source: flops.training(samples[source].work, align=phase.objective == "align")
-            for source in phase.sources
-            if source in samples
-        }
-        lines += phase_lines(name, phase, schedule, clip_flops)
+        lines += phase_lines(name, phase, schedule, clip_flops(phase, samples, flops))
     activations = activations_per_device(processor.config, config, {name: s.work for name, s in samples.items()})
     return [*lines, *memory_lines(config, memory_per_device(config, sizes) | {"activations, roughly": activations})]
 
@@ -68,18 +63,26 @@ def source_lines(name: str, schedule: Schedule, sample: SourceSample | None) -> 
     ]
 
 
-def phase_lines(name: str, phase: Phase, schedule: Schedule, clip_flops: Mapping[str, float]) -> list[str]:
-    """clip_flops: of one clip with its questions, forward and backward, from each source that has clips."""
+def clip_flops(phase: Phase, samples: Mapping[str, SourceSample], flops: FlopsModel) -> dict[str, float]:
+    """FLOPs of one clip with its questions, forward and backward, from each of the phase's sources that has clips."""
+    align = phase.objective == "align"
+    return {name: flops.training(samples[name].work, align) for name in phase.sources if name in samples}
+
+
+def phase_lines(name: str, phase: Phase, schedule: Schedule, flops: Mapping[str, float]) -> list[str]:
+    """flops: ``clip_flops``."""
     cycle, of_clips = schedule.cycle(phase), "" if phase.batch_sizes else f" of {phase.batch_size} clips"
-    known = {source: cycle[source] for source in clip_flops}
-    mean = sum(clip_flops[source] * count for source, count in known.items()) / max(1, sum(known.values()))
+    known = {source: cycle[source] for source in flops}
+    mean = sum(flops[source] * count for source, count in known.items()) / max(1, sum(known.values()))
     clips_a_step = sum(cycle.values()) / phase.cycle_steps
-    return [
+    lines = [
         f"phase {name}: {phase.steps} steps{of_clips}, objective {phase.objective}",
         f"  reads {_reading(phase, cycle)}",
         f"  FLOPs: {mean * clips_a_step:.3g} a step in the mean, {mean:.3g} a clip",
-        *([f"  FLOPs a clip: {_each(clip_flops)}"] if len(clip_flops) > 1 else []),
     ]
+    if len(flops) > 1:
+        lines.append(f"  FLOPs a clip: {', '.join(f'{source} {each:.3g}' for source, each in flops.items())}")
+    return lines
 
 
 def _reading(phase: Phase, cycle: Mapping[str, int]) -> str:
@@ -88,10 +91,6 @@ def _reading(phase: Phase, cycle: Mapping[str, int]) -> str:
         return f"{', '.join(turns)} in every {phase.cycle_steps:.0f} steps"
     shares = ", ".join(f"{count} {source}" for source, count in cycle.items())
     return f"{shares} of every {sum(cycle.values())} clips" if phase.mixes else ", ".join(cycle)
-
-
-def _each(clip_flops: Mapping[str, float]) -> str:
-    return ", ".join(f"{source} {flops:.3g}" for source, flops in clip_flops.items())
 
 
 def memory_lines(config: TrainJobConfig, memory: Mapping[str, float]) -> list[str]:
