@@ -97,6 +97,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(cls: type[Config], error: Any) -> str:
     if error["type"] == "value_error":  # of a rule that spans keys: it names them
         return str(error["ctx"]["error"])
+    if error["type"] == "missing":  # the input is all of its section
+        return str(error["msg"])
     if error["type"] != "extra_forbidden":
         return f"{error['msg']} (got {error['input']!r})"
     leaf = str(error["loc"][-1])

@@ -14,6 +14,7 @@ MEANING = "stages are two things now: sources, what can be read, and phases, wha
 ANEW = "# A run that was started with stages starts anew: its checkpoints are another recipe's."
 OF_SOURCE = ("media", "tasks", "questions", "micro_batch_size")
 OF_PHASE = ("objective", "steps", "batch_size", "learning_rate")
+RENAMED = {"mix": "sources", "mix_block": "block"}
 EXAMPLE = """\
 sources:
   stills: {media: image, questions: 5}
@@ -110,10 +111,15 @@ def _renamed(tree: Mapping[str, Any]) -> str:
 
 
 def _new_key(name: str, key: str, tree: Mapping[str, Any]) -> str:
-    phase = (tree.get("phases") or {}).get(name) or {}
     if key in OF_SOURCE:
-        source = phase.get("sources", name) if isinstance(phase, dict) else name
-        return f"sources.{source if isinstance(source, str) else name}.{key}"
+        return f"sources.{_only_source(name, tree.get('phases'))}.{key}"
     if key in ("rehearse", "rehearse_every"):
         return f"phases.{name}.sources={{{name}: 5, OTHER: 1}} with phases.{name}.draw=batches"
-    return f"phases.{name}.{ {'mix': 'sources', 'mix_block': 'block'}.get(key, key) }"
+    return f"phases.{name}.{RENAMED.get(key, key)}"
+
+
+def _only_source(phase: str, phases: Any) -> str:
+    """The source of this phase, if it has one alone; otherwise its own name, as a source may be called so, too."""
+    entry = phases.get(phase) if isinstance(phases, dict) else None
+    source = entry.get("sources") if isinstance(entry, dict) else None
+    return source if isinstance(source, str) else phase

@@ -201,6 +201,7 @@ def test_batches_must_divide_by_workers(tmp_path):
         ("sources.stills.media=null", "sources.stills.media: Input should be 'video', 'image' or 'text'"),
         ("phases.stills.batch_size=0", "phases.stills.batch_size: Input should be greater than or equal to 1"),
         ("sources.captions.media=text", "there is nothing in text that objective align could align"),
+        ("phases.other={sources: stills, batch_size: 2}", "phases.other.steps: Field required"),
         ("phases={mixed: {sources: tubes, steps: 0, batch_size: 2}}", "phases have 0 steps in all"),
         ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
         ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
