@@ -182,7 +182,8 @@ class Bench:
         """Of ``tokens`` in a row behind ``behind`` others, causal."""
         pairs = tokens * behind + tokens * (tokens + 1) // 2
         patches = self.pixels.grids.prod(1)[:frames]  # (frames,)
-        work = Work(int(patches.sum()), int((patches**2).sum()), tokens, pairs, answers)
+        cells = len(patches) * math.prod(self.prefix.grid)
+        work = Work(int(patches.sum()), int((patches**2).sum()), cells, tokens, pairs, answers)
         return sum(self.flops.forward(work).values())
 
     def _box_flops(self) -> float:

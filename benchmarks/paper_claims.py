@@ -49,10 +49,10 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     with ray_session():
         for seed in range(options.seeds):
-            start = _train(options, seed, "start", {}, _stages(align=options.align, align_motion=options.align_motion))
+            start = _train(options, seed, "start", {}, _phases(align=options.align, align_motion=options.align_motion))
             for name, fields in VARIANTS.items():
                 model = _train(
-                    options, seed, name, fields, _stages(stills=options.stills, videos=options.videos), start
+                    options, seed, name, fields, _phases(stills=options.stills, videos=options.videos), start
                 )
                 rows.setdefault(name, []).append(_score(options, seed, name, model))
                 _write(options, rows)
@@ -77,20 +77,20 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
 
 
-def _stages(**steps: int) -> dict[str, Any]:
+def _phases(**steps: int) -> dict[str, Any]:
     recipe = load_config(TrainJobConfig, RECIPE, ["data=x", "out=x"])
-    return {name: recipe.stages[name].model_copy(update={"steps": count}) for name, count in steps.items()}
+    return {name: recipe.phases[name].model_copy(update={"steps": count}) for name, count in steps.items()}
 
 
 def _train(
-    options: argparse.Namespace, seed: int, name: str, fields: dict[str, str], stages: dict[str, Any], init: str = ""
+    options: argparse.Namespace, seed: int, name: str, fields: dict[str, str], phases: dict[str, Any], init: str = ""
 ) -> str:
     """The model's folder."""
     out = Path(options.out, str(seed), _slug(name))
     recipe = load_config(TrainJobConfig, RECIPE, [f"data={options.data}", f"out={out}", f"train.seed={seed}"])
     model = recipe.model.model_copy(update={"fields": fields, **({"init": init} if init else {})})
     print(f"training {out}", flush=True)
-    train.run(recipe.model_copy(update={"stages": stages, "model": model}))
+    train.run(recipe.model_copy(update={"phases": phases, "model": model}))
     return str(out / "model")
 
 
@@ -131,7 +131,7 @@ def _milliseconds(options: argparse.Namespace, seed: int) -> dict[str, float]:
 
 
 def _write(options: argparse.Namespace, rows: Mapping[str, list[dict[str, float]]]) -> None:
-    steps = {stage: getattr(options, stage) for stage in ("align", "align_motion", "stills", "videos")}
+    steps = {phase: getattr(options, phase) for phase in ("align", "align_motion", "stills", "videos")}
     write_result("claims", facts() | {"steps": steps, "variants": rows}, Path(options.out))
 
 
@@ -146,8 +146,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timed-videos", type=int, default=16, help="of the test split, for milliseconds a tube")
-    for stage, steps in (("align", 500), ("align-motion", 700), ("stills", 150), ("videos", 1000)):
-        parser.add_argument(f"--{stage}", type=int, default=steps, help="steps of this stage")
+    for phase, steps in (("align", 500), ("align-motion", 700), ("stills", 150), ("videos", 1000)):
+        parser.add_argument(f"--{phase}", type=int, default=steps, help="steps of this phase")
     return parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_overhead --data runs/demo/data
 
-One worker of one thread against one process of one thread: the tiny recipe's video stage. Both collate, run forward and
+One worker of one thread against one process of one thread: the tiny recipe's videos. Both collate, run forward and
 backward and step; the bare loop has its clips in memory, the job takes them from Ray Data, reports to Ray's controller
 and saves one checkpoint. Sides alternate, and of each only its fastest block of steps counts: other work on the machine
 can only slow them.
@@ -29,6 +29,7 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import COLUMNS, attach_questions, clip_samples, decode_clips, group_questions, read_instances
 from pipelines.train.model import choose_trained, prepare_model
 from pipelines.train.optimizer import make_optimizer
+from pipelines.train.phases import Phase
 from spacevllm.config import load_config
 from spacevllm.model.collate import ClipSample, Collator
 from spacevllm.model.criterion import Criterion
@@ -65,12 +66,12 @@ def main() -> None:
 
 
 def recipe(data: str, out: str, steps: int) -> TrainJobConfig:
-    """The tiny recipe's last stage alone."""
+    """The tiny recipe's videos alone."""
     tiny = load_config(TrainJobConfig, CONFIGS / "tiny.yaml", [f"data={data}", f"out={out}", "tracking.enabled=false"])
-    videos = tiny.stages["videos"].model_copy(update={"steps": steps, "rehearse": "", "batch_size": 4})
+    videos = Phase(sources={"videos": 1.0}, steps=steps, batch_size=4)
     return tiny.model_copy(
         update={
-            "stages": {"videos": videos},
+            "phases": {"videos": videos},
             "workers": tiny.workers.model_copy(update={"num_workers": 1}),
             "train": tiny.train.model_copy(update={"log_every": BLOCK, "checkpoint_every": steps}),
         }
@@ -79,17 +80,18 @@ def recipe(data: str, out: str, steps: int) -> TrainJobConfig:
 
 def clips(job: TrainJobConfig, steps: int) -> list[list[ClipSample]]:
     """As many batches as there are steps, in memory."""
-    instances, stage = read_instances(job.data, "train"), job.stages["videos"]
+    instances, source = read_instances(job.data, "train"), job.sources["videos"]
+    size = job.phases["videos"].batch_size
     _, processor = prepare_model(job, instances)
     decoded, _ = decode_clips(job, processor.config.num_frames, processor.layout.frame_size)
     files = sorted(uri for uri in storage.find(storage.join(decoded, "frames")) if uri.endswith(".parquet"))
-    questions = group_questions(instances, stage)
+    questions = group_questions(instances, source)
     found: list[list[ClipSample]] = []
     for uri in files:
         table = attach_questions(storage.read_table(uri, COLUMNS), questions)
-        for start in range(0, table.num_rows - stage.batch_size + 1, stage.batch_size):
-            rows = table.slice(start, stage.batch_size).to_pydict()
-            found.append(clip_samples(rows, stage, f"0/{len(found)}"))
+        for start in range(0, table.num_rows - size + 1, size):
+            rows = table.slice(start, size).to_pydict()
+            found.append(clip_samples(rows, source, f"0/{len(found)}"))
     return [found[i % len(found)] for i in range(steps)]
 
 
@@ -104,7 +106,7 @@ def bare(job: TrainJobConfig, batches: list[list[ClipSample]]) -> float:
     for step, samples in enumerate(batches):
         started = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * job.learning_rate_factor(step)
+            group["lr"] = group["peak_lr"] * job.schedule.learning_rate_factor(step)
         batch = collate(samples)
         with torch.autocast("cpu", torch.bfloat16):
             output = model(batch, pointer=pointer)

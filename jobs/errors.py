@@ -1,4 +1,5 @@
-"""What a person sees when something is wrong: one line and an exit status; a traceback only for bugs."""
+"""What a person sees when something is wrong: one line (and what to write instead, where an error notes that) and an
+exit status; a traceback only for bugs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def explain(error: BaseException) -> int:
         if not os.environ.get(DEBUG_VARIABLE):
             traceback.print_exception(error)
         return BUG
-    print(f"spacevllm: {line}", file=sys.stderr)
+    print(f"spacevllm: {line}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     return USAGE
 
 

@@ -28,7 +28,7 @@ def _plan(config: TrainJobConfig) -> int:
 
     instances = read_instances(config.data, "train")
     lines = plan(config, instances)
-    show_plan("train", config, f"{config.total_steps} steps, {len(instances)} questions")
+    show_plan("train", config, f"{config.schedule.total_steps} steps, {len(instances)} questions")
     print("\n".join(f"# {line}".rstrip() for line in lines))
     need_records(config, instances)
     return 0

@@ -38,13 +38,16 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequenc
 
 
 def parse_config(cls: type[C], tree: dict[str, Any], origin: str) -> C:
-    """``cls`` from nested dicts; raises ConfigError with ``origin`` in front."""
+    """``cls`` from nested dicts; raises ConfigError with ``origin`` in front, and the notes of a ConfigError inside."""
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{origin}: {key}: {_explain(cls, first)}") from None
+        refusal = ConfigError(": ".join(part for part in (origin, key, _explain(cls, first)) if part))
+        for note in getattr(first.get("ctx", {}).get("error"), "__notes__", ()):
+            refusal.add_note(note)
+        raise refusal from None
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -92,6 +95,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[Config], error: Any) -> str:
+    if error["type"] == "value_error":  # of a rule that spans keys: it names them
+        return str(error["ctx"]["error"])
+    if error["type"] == "missing":  # the input is all of its section
+        return str(error["msg"])
     if error["type"] != "extra_forbidden":
         return f"{error['msg']} (got {error['input']!r})"
     leaf = str(error["loc"][-1])

@@ -56,13 +56,12 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         run.set_dataset(digest, storage.name(config.data), config.data)
         started = time.monotonic()
         history = MetricsHistory(storage.join(config.out, "metrics.jsonl"), recipe)
-        progress = Progress("train", config.total_steps, "steps", None)
+        progress = Progress("train", config.schedule.total_steps, "steps", None)
         with progress, Reports(progress, run, history) as reports:
             payload = {"config": config, "make_model": make_model, "processor": processor}
             datasets: dict[str, Any] = {
-                stage.reads: clip_dataset(decoded, instances, stage, config.train.keep_clips)
-                for stage in sorted((config.stages[name] for name in config.used_stages), key=lambda stage: stage.reads)
-                if stage.media
+                source.selection: clip_dataset(decoded, instances, source, config.train.keep_clips)
+                for source in sorted(config.schedule.used_sources.values(), key=lambda source: source.selection)
             }
             result = fit(config, recipe, payload, datasets, reports)
         storage.remove_folder(storage.join(config.out, "model"))  # a calibration of earlier weights is none of these
@@ -70,7 +69,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         summary = {
             "stage": "train",
             "recipe": recipe,
-            "steps": config.total_steps,
+            "steps": config.schedule.total_steps,
             "clips": counts["ok"],
             "clips_failed": counts["failed"],
             "instances": len(instances),

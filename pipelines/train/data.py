@@ -23,7 +23,8 @@ from pipelines.core.stage import Summary
 from pipelines.core.tracking import store_uri
 from pipelines.media.decode import FRAMES, DecodeConfig
 from pipelines.media.decode import run as decode
-from pipelines.train.config import StageSection, TrainJobConfig
+from pipelines.train.config import TrainJobConfig
+from pipelines.train.phases import Source
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.collate import ClipSample
@@ -62,7 +63,7 @@ def decode_clips(config: TrainJobConfig, num_frames: int, size: FrameSize) -> tu
     return out, decode(job)
 
 
-def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSection, keep: bool) -> Any:
+def clip_dataset(decoded: str, instances: Sequence[Instance], source: Source, keep: bool) -> Any:
     """A Ray data set with one row a clip: ``media``, ``FRAME_COLUMNS`` and ``questions``, JSON of its instances.
 
     Clips that could not be decoded or have no question of this kind are left out; ``decode`` has counted them.
@@ -74,9 +75,9 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSectio
     import ray
     from ray.data import TaskPoolStrategy
 
-    if stage.media == "text":
-        return ray.data.from_arrow(list(text_tables(instances, stage)))
-    known = group_questions(instances, stage)
+    if source.media == "text":
+        return ray.data.from_arrow(list(text_tables(instances, source)))
+    known = group_questions(instances, source)
     folder = storage.join(decoded, "frames")
     if keep:
         files = [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
@@ -91,56 +92,58 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], stage: StageSectio
     )
 
 
-def text_tables(instances: Sequence[Instance], stage: StageSection) -> Iterator[pa.Table]:
+def text_tables(instances: Sequence[Instance], source: Source) -> Iterator[pa.Table]:
     """The same rows for records without media, one each; ``media`` is the record's id."""
-    asked = [instance for instance in instances if wanted(instance, stage)]
+    selected = [instance for instance in instances if wanted(instance, source)]
     nothing = {"status": "ok", "frames": b"", "shape": [0, 0, 0, 3], "indices": [], "times_s": [], "duration_s": 0.0}
     decoded = [FRAMES.field(name) for name in FRAME_COLUMNS]
     schema = pa.schema([("media", pa.string()), *decoded, ("questions", pa.large_string())])
-    for start in range(0, len(asked), TEXT_ROWS):
-        some = asked[start : start + TEXT_ROWS]
+    for start in range(0, len(selected), TEXT_ROWS):
+        some = selected[start : start + TEXT_ROWS]
         rows = [nothing | {"media": i.id, "questions": json.dumps([i.to_row()])} for i in some]
         yield pa.Table.from_pylist(rows, schema=schema)
 
 
-def group_questions(instances: Sequence[Instance], stage: StageSection) -> dict[Clip, str]:
-    """JSON of all of the stage's instances about each image, and each part of a video."""
+def group_questions(instances: Sequence[Instance], source: Source) -> dict[Clip, str]:
+    """JSON of all of the source's instances about each image, and each part of a video."""
     questions: dict[Clip, list[dict[str, Any]]] = defaultdict(list)
     for instance in instances:
-        if wanted(instance, stage):
-            questions[instance.media, *instance.shown_s].append(instance.to_row())
+        if wanted(instance, source):
+            questions[clip_of(instance)].append(instance.to_row())
     return {clip: json.dumps(rows) for clip, rows in questions.items()}
 
 
 def need_records(config: TrainJobConfig, instances: Sequence[Instance]) -> None:
     """Raises:
-    ConfigError: a stage that is used has nothing to read.
+    ConfigError: a source that some phase reads is empty.
     """
-    empty = [name for name in config.used_stages if lacks_records(config.stages[name], instances)]
+    used = config.schedule.used_sources
+    empty = [name for name, source in used.items() if not any(wanted(instance, source) for instance in instances)]
     if empty:
-        told = ", ".join(f"{name} ({config.stages[name].reads})" for name in empty)
-        raise ConfigError(f"{config.data}: nothing in split train for stages: {told}; leave them out of stages and mix")
+        names = ", ".join(f"{name} ({used[name].selection})" for name in empty)
+        raise ConfigError(f"{config.data}: nothing in split train for sources: {names}; leave them out of phases")
 
 
-def lacks_records(stage: StageSection, instances: Sequence[Instance]) -> bool:
-    return bool(stage.media) and not any(wanted(instance, stage) for instance in instances)
+def wanted(instance: Instance, source: Source) -> bool:
+    """Whether the source asks it."""
+    return instance.media_type == source.media and (not source.tasks or instance.task in source.tasks)
 
 
-def wanted(instance: Instance, stage: StageSection) -> bool:
-    """Whether the stage asks it."""
-    return instance.media_type == stage.media and (not stage.tasks or instance.task in stage.tasks)
+def clip_of(instance: Instance) -> Clip:
+    """The clip that it is asked about; a record without media is one of its own."""
+    return (instance.media or instance.id, *instance.shown_s)
 
 
 def attach_questions(table: pa.Table, questions: dict[Clip, str]) -> pa.Table:
     """The usable clips of ``table``, which has ``COLUMNS``: ``media``, ``FRAME_COLUMNS`` and ``questions``."""
     clips = zip(*(table[name].to_pylist() for name in KEY), strict=True)
-    asked = pa.array([questions.get(clip) for clip in clips], pa.large_string())
-    usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(asked))
-    return table.select(["media", *FRAME_COLUMNS]).append_column("questions", asked).filter(usable)
+    column = pa.array([questions.get(clip) for clip in clips], pa.large_string())
+    usable = pa.compute.and_(pa.compute.equal(table["status"], "ok"), pa.compute.is_valid(column))
+    return table.select(["media", *FRAME_COLUMNS]).append_column("questions", column).filter(usable)
 
 
-def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> list[ClipSample]:
-    """A batch of rows as samples, each with at most ``stage.questions`` questions.
+def clip_samples(batch: Mapping[str, Any], source: Source, seed: str) -> list[ClipSample]:
+    """A batch of rows as samples, each with at most ``source.questions`` questions.
 
     All clips of a batch give questions of about the same length (a window, drawn by ``seed``, of its questions from
     short to long): they are padded to the longest, and one multiple choice in a batch would cost all the others.
@@ -150,7 +153,7 @@ def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> li
     for i in range(len(batch["media"])):
         instances = [Instance.from_row(row) for row in json.loads(batch["questions"][i])]
         instances.sort(key=lambda i: len(i.question) + sum(map(len, i.options)))
-        start = int(where * (max(0, len(instances) - stage.questions) + 1))
+        start = int(where * (max(0, len(instances) - source.questions) + 1))
         frames = np.frombuffer(batch["frames"][i], np.uint8).reshape(tuple(batch["shape"][i]))  # (T, S, S, 3)
         begin_s, end_s = shown(batch, i)
         samples.append(
@@ -160,7 +163,7 @@ def clip_samples(batch: Mapping[str, Any], stage: StageSection, seed: str) -> li
                 times_s=np.asarray(batch["times_s"][i]) - begin_s,
                 duration_s=end_s - begin_s,
                 media_type=instances[0].media_type,
-                instances=[asked.seen_from(begin_s) for asked in instances[start : start + stage.questions]],
+                instances=[instance.seen_from(begin_s) for instance in instances[start : start + source.questions]],
             )
         )
     return samples
@@ -182,10 +185,10 @@ class ClipStream:
     """
 
     def __init__(
-        self, shard: Any, stage: StageSection, size: int, seed: int, cursor: tuple[int, int], clip_bytes: int
+        self, shard: Any, source: Source, size: int, seed: int, cursor: tuple[int, int], clip_bytes: int
     ) -> None:
         """shard: this worker's part of a Ray data set. size: clips read at once. clip_bytes: of one clip's frames."""
-        self.shard, self.stage, self.size, self.seed = shard, stage, size, seed
+        self.shard, self.source, self.size, self.seed = shard, source, size, seed
         self.cursor = cursor
         self.held_back = max(1, min(SHUFFLE_ROWS, SHUFFLE_BYTES // clip_bytes))
         self._batches = self._read()
@@ -195,7 +198,7 @@ class ClipStream:
         first, epoch = next(self._batches), self.cursor[0]
         batches = [first, *(next(self._batches) for _ in range(clips // self.size - 1))]
         columns = {name: [value for batch in batches for value in batch[name]] for name in batches[0]}
-        return clip_samples(columns, self.stage, f"{self.seed}/{epoch}")
+        return clip_samples(columns, self.source, f"{self.seed}/{epoch}")
 
     def close(self) -> None:
         """A shard serves one stream at a time."""
@@ -211,7 +214,7 @@ class ClipStream:
                     self.cursor = epoch, taken
                     yield batch
             if not taken:
-                few = f"fewer clips of {self.stage.reads} for each worker than the {self.size} it needs at once"
+                few = f"fewer clips of {self.source.selection} for each worker than the {self.size} it needs at once"
                 raise ValueError(f"{few}: lower batch_size or workers.num_workers, or add data")
             epoch, skip = epoch + 1, 0
 

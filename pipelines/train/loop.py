@@ -12,6 +12,7 @@ import torch
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import TEXT_BYTES, ClipStream
+from pipelines.train.phases import Phase
 from pipelines.train.trainer import Trainer
 from spacevllm.model.batch import Batch
 from spacevllm.model.collate import ClipSample
@@ -48,14 +49,14 @@ class Loop:
 
     def run(self) -> None:
         """All steps that are left."""
-        total, log_every = self.config.total_steps, self.config.train.log_every
-        while self.trainer.step < total:
-            stage, _ = self.config.at(self.trainer.step)
-            self._close_streams(keep=stage)
-            clips = self.config.clips(self.trainer.step)
+        schedule, log_every = self.config.schedule, self.config.train.log_every
+        while self.trainer.step < schedule.total_steps:
+            phase = self.config.phases[schedule.at(self.trainer.step)[0]]
+            self._close_streams(phase)
+            clips = schedule.clips(self.trainer.step)
             parts = [part for source, count in clips.items() for part in self._batches(source, count)]
-            self.trainer.train_step(parts, align=self.config.stages[next(iter(clips))].objective == "align")
-            if self.trainer.step % log_every == 0 or self.trainer.step == total:
+            self.trainer.train_step(parts, align=phase.objective == "align")
+            if self.trainer.step % log_every == 0 or self.trainer.step == schedule.total_steps:
                 self.report()
 
     def _batches(self, source: str, clips: int) -> list[Batch]:
@@ -63,7 +64,7 @@ class Loop:
         started = time.perf_counter()
         samples = self._take(source, clips)
         self.trainer.meter.wait_s += time.perf_counter() - started
-        size = self.config.stages[source].micro_batch_size or len(samples)
+        size = self.config.sources[source].micro_batch_size or len(samples)
         return [self.trainer.collate(samples[i : i + size]) for i in range(0, len(samples), size)]
 
     def _take(self, source: str, clips: int) -> list[ClipSample]:
@@ -73,24 +74,22 @@ class Loop:
         self.cursors[source] = self.streams[source].cursor
         return samples
 
-    def _open(self, source: str) -> ClipStream:
-        stage, processor = self.config.stages[source], self.trainer.processor
-        mixed = any(source in other.mix for other in self.config.stages.values())  # one by one: shares differ by step
+    def _open(self, name: str) -> ClipStream:
+        source, processor = self.config.sources[name], self.trainer.processor
         frame = 3 * largest_frame(processor.layout.frame_size)
-        sizes = {"video": processor.config.num_frames * frame, "image": frame, "text": TEXT_BYTES}
+        clip_bytes = {"video": processor.config.num_frames * frame, "image": frame, "text": TEXT_BYTES}
         return ClipStream(
-            ray.train.get_dataset_shard(stage.reads),
-            stage,
-            size=1 if mixed else stage.batch_size // self.config.workers.num_workers,
+            ray.train.get_dataset_shard(source.selection),
+            source,
+            size=self.config.schedule.read_size(name),
             seed=self.config.train.seed,
-            cursor=self.cursors.get(source, (0, 0)),
-            clip_bytes=sizes[stage.media or "text"],
+            cursor=self.cursors.get(name, (0, 0)),
+            clip_bytes=clip_bytes[source.media],
         )
 
-    def _close_streams(self, keep: str) -> None:
-        """A shard serves one stream at a time: those go that stage ``keep`` does not read."""
-        stage = self.config.stages[keep]
-        for source in set(self.streams) - {keep, *stage.mix, stage.rehearse}:
+    def _close_streams(self, phase: Phase) -> None:
+        """A shard serves one stream at a time: those go that ``phase`` does not read."""
+        for source in self.streams.keys() - phase.sources.keys():
             self.streams.pop(source).close()
 
     def report(self) -> None:
@@ -99,11 +98,11 @@ class Loop:
         metrics = {
             "step": trainer.step,
             "started_at": self.started_at,
-            "stage": self.config.at(trainer.step - 1)[0],
+            "phase": self.config.schedule.at(trainer.step - 1)[0],
             "learning_rate": float(trainer.engine.optimizer.param_groups[0]["lr"]),
             **trainer.meter.read(),
         }
-        last = trainer.step == self.config.total_steps
+        last = trainer.step == self.config.schedule.total_steps
         if not last and trainer.step % self.config.train.checkpoint_every >= self.config.train.log_every:
             ray.train.report(metrics)
             return

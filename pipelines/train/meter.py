@@ -77,8 +77,8 @@ class Meter:
         """The weighted sum of a task's own terms, each over what that task holds."""
         losses: dict[str, float] = {}
         for t, task in enumerate(TASKS):
-            own = {name: (self.sums[name][t], self.counts[name][t]) for name in self.sums}
-            if any(count > 0 for _, count in own.values()):
-                terms = (self.criterion.weight(name) * float(mean(*pair)) for name, pair in own.items())
-                losses[f"loss/{task}"] = sum(terms)
+            terms = {name: (self.sums[name][t], self.counts[name][t]) for name in self.sums}
+            if any(count > 0 for _, count in terms.values()):
+                weighted = (self.criterion.weight(name) * float(mean(*pair)) for name, pair in terms.items())
+                losses[f"loss/{task}"] = sum(weighted)
         return losses

@@ -1,4 +1,4 @@
-"""Which source every clip of a mixed stage comes from: exact in each block, and known from seed and step alone.
+"""Which source every clip of a mixture comes from: exact in each block, and known from seed and step alone.
 
 A block of N clips holds of each source its share of N, rounded by the largest remainder; only their order is drawn.
 All workers follow the same order, so in every step they hold equally many clips of the same sources: none waits.

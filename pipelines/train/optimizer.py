@@ -44,7 +44,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:  # an align stage does not touch the language model, but DeepSpeed's
+            for parameter in group["params"]:  # an align phase does not touch the language model, but DeepSpeed's
                 if parameter.grad is not None and not parameter.grad.any():  # all-reduce gives it zeros: cost, decay
                     parameter.grad = None
         for part in self.parts:

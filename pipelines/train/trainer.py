@@ -51,10 +51,10 @@ class Trainer:
         The loss is that of one batch of all micro-batches of all ranks: each part is divided by the whole's counts.
 
         Args:
-            parts: micro-batches on the CPU. align: of an ``align`` stage.
+            parts: micro-batches on the CPU. align: of an ``align`` phase.
         """
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self.config.learning_rate_factor(self.step)
+            group["lr"] = group["peak_lr"] * self.config.schedule.learning_rate_factor(self.step)
         counts = [self.criterion.counts(batch, align) for batch in parts]
         totals = self._totals(counts)
         for i, (batch, own) in enumerate(zip(parts, counts, strict=True)):

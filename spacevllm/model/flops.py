@@ -21,11 +21,12 @@ from spacevllm.model.configuration import SpaceVLLMConfig
 @dataclass(frozen=True)
 class Work:
     """What a pass is about. patches: read by the tower. patch_pairs: of patches of one frame, of which each reads the
-    other. tokens: of the language model. pairs: of tokens of which one reads the other, itself included. answers:
-    tokens that are predicted."""
+    other. cells: visual tokens that are made of them. tokens: of the language model. pairs: of tokens of which one
+    reads the other, itself included. answers: tokens that are predicted."""
 
     patches: int
     patch_pairs: int
+    cells: int
     tokens: int
     pairs: int
     answers: int
@@ -49,6 +50,7 @@ class FlopsModel:
         return Work(
             patches=int(patches.sum()),
             patch_pairs=int((patches**2).sum()),
+            cells=int((batch.media.visual_index >= 0).sum()),
             tokens=int(lengths.sum()),
             pairs=int(pairs.sum()),
             answers=int((batch.tokens.labels >= 0).sum()),

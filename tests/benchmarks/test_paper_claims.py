@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.paper_claims import VARIANTS, _stages, table
+from benchmarks.paper_claims import VARIANTS, _phases, table
 from spacevllm.model.configuration import tiny_config
 
 
@@ -14,10 +14,10 @@ def test_every_variant_differs_from_the_papers_in_one_field():
         assert field == "time_encoding" or getattr(paper, field) != value, name
 
 
-def test_stages_are_the_recipes_with_other_step_counts():
-    stages = _stages(stills=3, videos=4)
-    assert [(name, stage.steps) for name, stage in stages.items()] == [("stills", 3), ("videos", 4)]
-    assert stages["videos"].rehearse == "stills"
+def test_phases_are_the_recipes_with_other_step_counts():
+    phases = _phases(stills=3, videos=4)
+    assert [(name, phase.steps) for name, phase in phases.items()] == [("stills", 3), ("videos", 4)]
+    assert phases["videos"].sources == {"videos": 5, "stills": 1}
 
 
 def test_the_table_has_mean_and_half_the_range():

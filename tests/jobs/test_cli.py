@@ -159,17 +159,33 @@ def test_every_shipped_config_dry_runs(cli, data, tmp_path, config):
     assert f"out: {out}" in printed and all(f"data: {folder}" in printed for folder in from_files[1:])
     assert not out.exists()
     if config.stem.startswith("llava"):  # their mixture has questions about nothing seen; these videos have none
-        assert status == 2 and "nothing in split train for stages: images (image:qa), texts (text)" in error
+        assert status == 2 and "nothing in split train for sources: images (image:qa), texts (text)" in error
     else:
         assert status == 0, error
 
 
-def test_training_without_data_for_a_stage_is_refused(cli, data, tmp_path):
+def test_training_without_data_for_a_source_is_refused(cli, data, tmp_path):
     asked = ("--config", CONFIGS / "debug.yaml", "--data", data, "--out", tmp_path / "out")
-    status, _, error = cli("train", *asked, "stages.times.media=text", "stages.times.tasks=[]")
+    status, _, error = cli("train", *asked, "sources.times.media=text", "sources.times.tasks=[]")
     assert status == 2
-    lacking = "nothing in split train for stages: times (text); leave them out of stages and mix"
+    lacking = "nothing in split train for sources: times (text); leave them out of phases"
     assert error.splitlines()[-1] == f"spacevllm: {data}: {lacking}"
+
+
+def test_a_recipe_in_old_words_is_shown_in_new_ones(cli, data, tmp_path):
+    old = tmp_path / "old.yaml"
+    old.write_text(
+        "stages:\n  tubes: {media: video, tasks: [stvg]}\n  joint: {mix: {tubes: 1}, steps: 3, batch_size: 4}\n"
+    )
+    status, printed, error = cli("train", "--config", old, "--data", data, "--out", tmp_path / "out")
+    first, *rest = error.splitlines()
+    assert (status, printed) == (2, "") and first.startswith(f"spacevllm: {old}: stages are two things now")
+    assert rest[:4] == [
+        "sources:",
+        "  tubes: {media: video, tasks: [stvg]}",
+        "phases:",
+        "  joint: {sources: {tubes: 1}, steps: 3, batch_size: 4}",
+    ]
 
 
 def test_dry_runs_touch_nothing(cli, data, model, tmp_path):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from spacevllm.config import Config, ConfigError, load_config, parse_config, save_config
 
@@ -95,3 +95,21 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_parse_config_names_its_origin():
     with pytest.raises(ConfigError, match=r"^a request: train\.steps: "):
         parse_config(Whole, {"train": {"steps": None}}, origin="a request")
+
+
+def test_a_rule_that_spans_keys_speaks_for_itself_and_keeps_its_notes():
+    class Range(Config):
+        low: int = 0
+        high: int = 1
+
+        @model_validator(mode="after")
+        def _in_order(self) -> Range:
+            if self.low > self.high:
+                error = ConfigError("low is above high")
+                error.add_note("low: 0")
+                raise error
+            return self
+
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Range, {"low": 2}, origin="a request")
+    assert str(caught.value) == "a request: low is above high" and caught.value.__notes__ == ["low: 0"]

@@ -56,7 +56,8 @@ def test_the_papers_shares_are_whole_in_68():
 @pytest.mark.parametrize("name", ["llava_video_7b_lora_zero2", "llava_video_7b_full_zero3"])
 def test_the_full_recipe_asks_as_often_as_the_paper(name):
     config = load_config(TrainJobConfig, CONFIGS / f"{name}.yaml", ["data=none", "out=none"])
-    clips = sum((Counter(config.clips(step)) for step in range(34)), Counter())
+    schedule = config.schedule
+    clips = sum((Counter(schedule.clips(step)) for step in range(34)), Counter())
     assert clips == {"tubes": 11, "moments": 5, "expressions": 32, "images": 12, "videos": 4, "texts": 4}
-    assert all(sum(config.clips(step).values()) == 2 for step in range(100, 134))
-    assert config.clips(100) == config.clips(100)
+    assert all(sum(schedule.clips(step).values()) == 2 for step in range(100, 134))
+    assert schedule.clips(100) == schedule.clips(100)

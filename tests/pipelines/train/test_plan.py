@@ -10,7 +10,9 @@ from tiny import instance, text_clip
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.model import choose_trained, shape_only
-from pipelines.train.plan import Sizes, clip_tokens, count_parameters, memory_per_device, plan
+from pipelines.train.plan import plan
+from pipelines.train.plan_memory import Sizes, count_parameters, memory_per_device
+from pipelines.train.plan_samples import sample_source
 from spacevllm.config import load_config
 
 CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
@@ -41,12 +43,12 @@ def test_the_full_recipe_has_the_published_sizes(full):
 
 def test_a_video_is_13440_visual_tokens(full):
     config, _, processor = full
-    tokens = clip_tokens(processor, INSTANCES, config.stages["tubes"])
-    assert tokens.visual == 64 * 14 * 15 == 13_440
-    assert tokens.visual < tokens.shared < tokens.own
-    assert tokens.work.frames == 64
-    text = clip_tokens(processor, INSTANCES, config.stages["texts"])
-    assert (text.visual, text.work.frames) == (0, 0) and 0 < text.shared < text.own
+    tubes = sample_source(processor, INSTANCES, config.sources["tubes"])
+    assert tubes.visual == 64 * 14 * 15 == 13_440
+    assert tubes.visual < tubes.prefix < tubes.work.tokens
+    assert tubes.work.frames == 64
+    text = sample_source(processor, INSTANCES, config.sources["texts"])
+    assert (text.visual, text.work.frames) == (0, 0) and 0 < text.prefix < text.work.tokens
 
 
 def test_lora_trains_adapters_and_new_modules():
@@ -75,10 +77,17 @@ def test_the_lines_say_what_a_person_asks(full):
         "7615.62M",
         "2.0e-06",
         "13440 visual",
-        "stage texts: texts for others",
-        "every 1088 clips: 176 tubes, 80 moments, 512 expressions, 192 images, 64 videos, 64 texts",
+        "source tubes (video:stvg): 1 clips, 55,000.00 epochs\n  questions: 3, at most 2 of a clip at a time",
+        "phase joint: 10625 steps of 32 clips, objective ground",
+        "reads 176 tubes, 80 moments, 512 expressions, 192 images, 64 videos, 64 texts of every 1088 clips",
         "a step in the mean",
         "ZeRO 3, 16 devices",
-        "stage joint: 10625 steps",
     ):
         assert words in lines
+
+
+def test_the_lines_of_sources_that_take_turns_and_of_one_that_nothing_reads():
+    lines = plan(recipe("debug", "phases.mixed.steps=0", "phases.videos.batch_sizes={stills: 8}"), INSTANCES)
+    assert "source tubes (video:stvg): read by no phase" in lines
+    assert "  reads 5 x 4 videos, 1 x 8 stills in every 6 steps" in lines
+    assert lines[lines.index("phase align: 4 steps of 4 clips, objective align") + 1] == "  reads captions"

@@ -1,6 +1,6 @@
 """Training with the real Ray Train and the real DeepSpeed engine: two processes on gloo.
 
-One whole run serves most tests, as starting one takes longer than its steps: every stage of the debug recipe, then a
+One whole run serves most tests, as starting one takes longer than its steps: every phase of the debug recipe, then a
 mixture of every task and of text alone.
 """
 
@@ -40,9 +40,9 @@ from spacevllm.words.answers import format_span
 SHARES = {"tubes": 2, "times": 1, "stills": 6, "quiz": 1, "texts": 2}
 JOINT = range(19, 49)  # steps of the mixture
 LONGER = (
-    "stages.quiz={media: video, tasks: [qa], questions: 1}",
-    "stages.texts={media: text}",
-    f"stages.joint={{mix: {json.dumps(SHARES)}, mix_block: 24, steps: {len(JOINT)}, batch_size: 6}}",
+    "sources.quiz={media: video, tasks: [qa], questions: 1}",
+    "sources.texts={media: text}",
+    f"phases.joint={{sources: {json.dumps(SHARES)}, block: 24, steps: {len(JOINT)}, batch_size: 6}}",
     "workers.zero_stage=2",  # would hang where ranks learn other parts of the model
     "train.log_every=1",
     "tracking.enabled=false",
@@ -87,7 +87,7 @@ def history(out: Path) -> dict[int, dict]:
 
 
 @pytest.mark.slow
-def test_every_stage_of_the_debug_recipe_and_nothing_twice(data, finished):
+def test_every_phase_of_the_debug_recipe_and_nothing_twice(data, finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] == 48 and summary["clips_failed"] == 0
     assert summary["last"]["step"] == 48 and summary["last"]["started_at"] == 0
@@ -107,7 +107,7 @@ def test_a_log_line_says_what_is_learned_how_fast_and_what_waits(finished):
     for name in ("loss", "lm", "l1", "giou", "attention", "pointer"):
         assert isinstance(rows[18][name], float), name
     assert {"loss/stvg", "loss/vtg", "loss/qa"} <= set().union(*rows.values())
-    assert learned(rows[18]) == {"loss/stvg", "loss/rec", "loss/vtg"}, "a mixed stage reads all sources in every step"
+    assert learned(rows[18]) == {"loss/stvg", "loss/rec", "loss/vtg"}, "a mixture reads all sources in every step"
     for row in rows.values():
         assert row["gradient_norm"] > 0 and row["tokens_per_s"] > 0
         assert 0 < row["flops_utilisation"] < 1 and 0 <= row["data_wait_share"] < 1
@@ -121,7 +121,7 @@ def learned(row: dict) -> set[str]:
 def test_a_step_of_a_mixture_learns_from_the_clips_that_are_due(finished):
     tasks = {"tubes": "stvg", "times": "vtg", "stills": "rec", "quiz": "qa", "texts": "qa"}
     rows, job = history(finished), config("none", Path("none"), *LONGER)
-    due = {step: job.clips(step - 1) for step in JOINT}
+    due = {step: job.schedule.clips(step - 1) for step in JOINT}
     for step, sources in due.items():
         assert learned(rows[step]) == {f"loss/{tasks[source]}" for source in sources}
     assert any({"texts", "tubes"} <= set(sources) for sources in due.values())
@@ -129,7 +129,7 @@ def test_a_step_of_a_mixture_learns_from_the_clips_that_are_due(finished):
 
 
 def test_a_record_without_media_is_a_clip_without_frames(data):
-    texts = config(data, Path("none"), *LONGER).stages["texts"]
+    texts = config(data, Path("none"), *LONGER).sources["texts"]
     assert "" not in data_set_media(data)["media"].to_pylist()
     [table] = text_tables(read_instances(data, "train"), texts)
     rows = {name: table[name].to_pylist() for name in table.column_names}
@@ -183,18 +183,26 @@ def test_batches_must_divide_by_workers(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.videos.micro_batch_size=4", "does not divide by workers.num_workers 2 x micro_batch_size 4"),
-        ("stages.mixed.mix={still: 1}", "wants 'still', which is none of align, stills, videos, tubes, times, mixed"),
-        ("stages.times.tasks=[stvg]", "must each read other media or tasks"),
-        ("stages.mixed.mix={align: 1}", "must have one objective"),
-        ("stages.mixed.mix={mixed: 1}", "can only mix or rehearse stages with media of their own"),
-        ("stages.mixed.mix={tubes: 0}", "stages.mixed.mix.tubes: Input should be greater than 0"),
-        ("stages.mixed.mix={tubes: 1, times: 40}", "a worker's block of 5 clips has none of tubes; raise mix_block"),
-        ("stages.mixed.mix_block=5", "mix_block 5 does not divide by workers.num_workers 2"),
-        ("stages.mixed.media=image", "needs either media (and tasks, and rehearse) or mix"),
-        ("stages.stills.media=null", "needs either media (and tasks, and rehearse) or mix"),
-        ("stages.stills.batch_size=0", "stages.stills needs a batch_size"),
-        ("stages.align.media=text", "nothing in text that objective align could align"),
+        ("sources.videos.micro_batch_size=4", "batch_size 4 does not divide by workers.num_workers 2 x sources.videos"),
+        ("phases.videos.batch_sizes={stills: 3}", "phases.videos.batch_sizes.stills 3 does not divide by workers"),
+        ("phases.videos.batch_sizes={tubes: 8}", "batch_sizes: 'tubes' is none of its sources videos, stills"),
+        ("phases.mixed.batch_sizes={tubes: 8}", "phases.mixed.batch_sizes needs draw: batches"),
+        ("phases.videos.block=8", "phases.videos.block needs draw: clips"),
+        ("phases.videos.sources={videos: 5, stills: 0.5}", "phases.videos.sources.stills: 0.5 steps cannot be"),
+        (
+            "phases.mixed.sources=still",
+            "sources: 'still' is none of the sources captions, stills, videos, tubes, times",
+        ),
+        ("phases.mixed.sources={}", "phases.mixed.sources: Dictionary should have at least 1 item"),
+        ("sources.times.tasks=[stvg]", "phases.mixed.sources: tubes and times both read video:stvg; keep one"),
+        ("phases.mixed.sources={tubes: 0}", "phases.mixed.sources.tubes: Input should be greater than 0"),
+        ("phases.mixed.sources={tubes: 1, times: 40}", "a worker's block of 5 clips has none of tubes; raise block"),
+        ("phases.mixed.block=5", "block 5 does not divide by workers.num_workers 2"),
+        ("sources.stills.media=null", "sources.stills.media: Input should be 'video', 'image' or 'text'"),
+        ("phases.stills.batch_size=0", "phases.stills.batch_size: Input should be greater than or equal to 1"),
+        ("sources.captions.media=text", "there is nothing in text that objective align could align"),
+        ("phases.other={sources: stills, batch_size: 2}", "phases.other.steps: Field required"),
+        ("phases={mixed: {sources: tubes, steps: 0, batch_size: 2}}", "phases have 0 steps in all"),
         ("train.freeze=[tower, projector, llm, queries, decoder]", "nothing is left to train"),
         ("train.freeze=[towers]", "train.freeze.0: Input should be 'tower', 'projector'"),
         ("train.learning_rates={head: 1.0e-3}", "train.learning_rates.head"),
@@ -205,7 +213,7 @@ def test_batches_must_divide_by_workers(tmp_path):
 def test_what_does_not_fit_together_is_said(tmp_path, override, message):
     with pytest.raises(ConfigError) as error:
         config("data", tmp_path, override)
-    assert message in str(error.value)
+    assert message in str(error.value) and len(str(error.value)) < 250, "one line, without the whole recipe"
 
 
 def test_lora_and_a_frozen_language_model_contradict_each_other(tmp_path):
@@ -266,9 +274,9 @@ def test_each_part_has_its_own_learning_rate():
     }
 
 
-def test_the_learning_rate_warms_up_and_falls_in_every_stage(tmp_path):
-    job = config("data", tmp_path, "stages.videos.steps=100", "train.warmup=0.1", "train.final_lr=0.1")
-    factors = [job.learning_rate_factor(step) for step in range(8, 108)]
+def test_the_learning_rate_warms_up_and_falls_in_every_phase(tmp_path):
+    job = config("data", tmp_path, "phases.videos.steps=100", "train.warmup=0.1", "train.final_lr=0.1")
+    factors = [job.schedule.learning_rate_factor(step) for step in range(8, 108)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1, abs=0.03)
     assert factors[-1] == pytest.approx(0.1, abs=0.01) and factors.index(max(factors)) == 9
 

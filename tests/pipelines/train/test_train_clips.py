@@ -18,7 +18,8 @@ from spacevllm.span import Span
 from spacevllm.video import sample_frames
 
 OFF = TrackingConfig(enabled=False)
-STAGES = {"moments": {"media": "video", "steps": 1, "batch_size": 2, "questions": 4}}
+SOURCES = {"moments": {"media": "video", "questions": 4}}
+PHASES = {"moments": {"sources": "moments", "steps": 1, "batch_size": 2}}
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def data(make_mp4, tmp_path):
 
 
 def test_a_segment_is_a_clip_of_its_own(data, ray_cluster):
-    config = TrainJobConfig(data=str(data), out=str(data / "run"), stages=STAGES, tracking=OFF)
+    config = TrainJobConfig(data=str(data), out=str(data / "run"), sources=SOURCES, phases=PHASES, tracking=OFF)
     decoded, counts = decode_clips(config, num_frames=8, size=32)
     assert counts["ok"] == 3
-    stage = config.stages["moments"]
-    known = group_questions(read_instances(str(data), "train"), stage)
+    source = config.sources["moments"]
+    known = group_questions(read_instances(str(data), "train"), source)
     rows = attach_questions(storage.read_table(storage.join(decoded, "frames"), COLUMNS), known)
-    samples = clip_samples({name: rows[name].to_numpy() for name in rows.column_names}, stage, "0")
+    samples = clip_samples({name: rows[name].to_numpy() for name in rows.column_names}, source, "0")
     shown = {"+".join(sorted(i.id for i in sample.instances)): sample for sample in samples}
     assert set(shown) == {"all", "first", "again+middle"}
     middle = shown["again+middle"]

@@ -96,7 +96,8 @@ def config(zero: int, mode: str, **sections: dict[str, Any]) -> Any:
     tree: dict[str, Any] = {
         "data": "none",
         "out": "none",
-        "stages": {"videos": {"media": "video", "steps": 10, "batch_size": 4}},
+        "sources": {"videos": {"media": "video"}},
+        "phases": {"videos": {"sources": "videos", "steps": 10, "batch_size": 4}},
         "criterion": CRITERION,
         "train": {"learning_rate": 1e-3, "autocast": False, "learning_rates": {"decoder": 2e-3}, "warmup": 0.0},
         # every weight cut, however small: otherwise ZeRO-3 keeps the small ones whole
@@ -160,7 +161,7 @@ def case(zero: int, mode: str, out: Path) -> dict[str, Any]:
     import torch.distributed as dist
 
     from pipelines.train.model import choose_trained
-    from pipelines.train.plan import count_parameters, memory_per_device
+    from pipelines.train.plan_memory import count_parameters, memory_per_device
     from spacevllm.predictor import Predictor
 
     print(f"case ZeRO {zero}, {mode}", flush=True)  # the log of a run that hangs says where
@@ -248,7 +249,7 @@ def plain_torch() -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"loss": [], "gradient_norm": []}
     for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * job.learning_rate_factor(step)
+            group["lr"] = group["peak_lr"] * job.schedule.learning_rate_factor(step)
         optimizer.zero_grad()
         loss = criterion(model(batch, pointer=True), batch)["loss"]
         loss.backward()

@@ -52,12 +52,15 @@ def test_padding_is_no_work():
     together = flops.work(Collator(processor)(clips))
     apart = [flops.work(Collator(processor)([one])) for one in clips]
     assert together == Work(
-        *(sum(getattr(w, name) for w in apart) for name in ("patches", "patch_pairs", "tokens", "pairs", "answers"))
+        *(
+            sum(getattr(w, name) for w in apart)
+            for name in ("patches", "patch_pairs", "cells", "tokens", "pairs", "answers")
+        )
     )
 
 
 def test_gradients_cost_where_something_learns():
-    work = Work(patches=128, patch_pairs=2048, tokens=100, pairs=5000, answers=10)
+    work = Work(patches=128, patch_pairs=2048, cells=32, tokens=100, pairs=5000, answers=10)
     config = make()[0].config
     tower, projector, llm = FlopsModel(config).forward(work).values()
     trained = {
@@ -73,7 +76,9 @@ def test_gradients_cost_where_something_learns():
 
 
 def test_a_token_of_the_full_size_costs_two_flops_a_weight():
-    flops = FlopsModel(SpaceVLLMConfig()).forward(Work(patches=0, patch_pairs=0, tokens=1, pairs=0, answers=1))["llm"]
+    flops = FlopsModel(SpaceVLLMConfig()).forward(
+        Work(patches=0, patch_pairs=0, cells=0, tokens=1, pairs=0, answers=1)
+    )["llm"]
     assert flops == pytest.approx(2 * (7_615_616_512 - 152_064 * 3584), rel=1e-3)  # Qwen2-7B without its embeddings
 
 
