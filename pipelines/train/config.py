@@ -15,6 +15,7 @@ from pipelines.train.phases import Phase, Schedule, Source
 from pipelines.train.rules import breaches
 from spacevllm.config import Config
 from spacevllm.model.criterion import CriterionConfig
+from spacevllm.model.shapes import Shape
 
 Part = Literal["tower", "projector", "llm", "queries", "decoder", "presence"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -23,12 +24,14 @@ PARTS: tuple[Part, ...] = get_args(Part)
 class ModelSection(Config):
     """Attributes:
     init: ``tiny`` (random weights, own tokenizer) or a ``from_pretrained`` folder to start from.
+    shape: what a dry run plans with where that folder is not there.
     vocab_size: of the tiny tokenizer.
     fields: fields of ``SpaceVLLMConfig`` that differ from the tiny configuration, or from the folder's.
     vision, text: the same for the tiny vision tower and language model.
     """
 
     init: str = "tiny"
+    shape: Shape = "llava_video_7b"
     vocab_size: int = Field(default=640, ge=300)
     fields: dict[str, Any] = Field(default_factory=dict)
     vision: dict[str, Any] = Field(default_factory=dict)

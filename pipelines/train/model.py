@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 from transformers.integrations import HfDeepSpeedConfig
 
 from pipelines.train.config import TrainJobConfig
@@ -15,11 +16,13 @@ from pipelines.train.engine import load_deepspeed, settings
 from pipelines.train.optimizer import part_of
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
+from spacevllm.model.backbones import family_of
 from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
 from spacevllm.model.configuration import SpaceVLLMConfig, check_fields, tiny_config
 from spacevllm.model.lora import add_lora
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
+from spacevllm.model.shapes import shape_config
 from spacevllm.model.tokenizer import build_tiny_tokenizer, prompt_texts
 
 TOKENIZER_INSTANCES = 4000  # the vocabulary of the tiny world is seen in far fewer
@@ -47,7 +50,7 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
 
 
 def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[ModelMaker, SpaceVLLMProcessor]:
-    """The same for a plan: models without weights. Where ``model.init`` is not there, LLaVA-Video-7B's shape, with a
+    """The same for a plan: models without weights. Where ``model.init`` is not there, ``model.shape``'s, with a
     tokenizer of ``instances``' words."""
     section, folder = config.model, Path(config.model.init)
     if section.init == "tiny":
@@ -55,8 +58,8 @@ def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[M
     elif folder.exists():
         _, processor = prepare_model(config, instances)
     else:
-        tokenizer = tiny_processor(config, instances).tokenizer
-        model_config = _configured(config, section.fields, lambda: SpaceVLLMConfig(**section.fields))
+        model_config = _configured(config, section.fields, lambda: shape_config(section.shape, section.fields))
+        tokenizer = tiny_tokenizer(config, instances, family_of(model_config).special_tokens)
         processor = SpaceVLLMProcessor(tokenizer, model_config)
 
     def make_model() -> SpaceVLLM:
@@ -66,13 +69,17 @@ def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[M
     return make_model, processor
 
 
+def tiny_tokenizer(
+    config: TrainJobConfig, instances: Sequence[Instance], special_tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Trained on what some of the instances say."""
+    some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
+    return build_tiny_tokenizer(prompt_texts(some), config.model.vocab_size, special_tokens)
+
+
 def tiny_processor(config: TrainJobConfig, instances: Sequence[Instance]) -> SpaceVLLMProcessor:
     """Of the tiny configuration, with a tokenizer that is trained here."""
-    section = config.model
-    some = instances[:: 1 + len(instances) // TOKENIZER_INSTANCES]
-    tokenizer = build_tiny_tokenizer(prompt_texts(some), section.vocab_size)
-    if section.init != "tiny":  # only its words are wanted
-        return SpaceVLLMProcessor(tokenizer, tiny_config(len(tokenizer)))
+    section, tokenizer = config.model, tiny_tokenizer(config, instances)
 
     def make_config() -> SpaceVLLMConfig:
         return tiny_config(len(tokenizer), section.vision, section.text, **section.fields)

@@ -46,9 +46,9 @@ def test_a_video_is_13440_visual_tokens(full):
     tubes = sample_source(processor, INSTANCES, config.sources["tubes"])
     assert tubes.visual == 64 * 14 * 15 == 13_440
     assert tubes.visual < tubes.prefix < tubes.work.tokens
-    assert tubes.work.frames == 64
+    assert (tubes.work.patches, tubes.work.cells) == (64 * 27 * 27, 64 * 14 * 14)
     text = sample_source(processor, INSTANCES, config.sources["texts"])
-    assert (text.visual, text.work.frames) == (0, 0) and 0 < text.prefix < text.work.tokens
+    assert (text.visual, text.work.patches) == (0, 0) and 0 < text.prefix < text.work.tokens
 
 
 def test_lora_trains_adapters_and_new_modules():
