@@ -79,7 +79,8 @@ class Segment:
     Attributes:
         ids: tokens. answer_start: index of the answer's first token (== len(ids) without an answer).
         caption: half-open token range of the caption; None where it stands in the prefix.
-        numbers: indices of the first token of each time in the answer. time_tokens: of all tokens of the two times.
+        numbers: indices of the first token of the two times of the answer's first span. time_tokens: of all tokens of
+            all its times.
     """
 
     ids: list[int]
@@ -203,7 +204,7 @@ class SpaceVLLMProcessor:
             starts = number_starts(answer)
             spans = [(s, s + len(answer[s:].split("s")[0])) for s in starts]
             for i, (begin, end) in enumerate(encoded.offset_mapping):
-                if any(begin <= start < end for start in starts):
+                if any(begin <= start < end for start in starts[:2]):
                     segment.numbers.append(segment.answer_start + i)
                 if any(begin < stop and end > start for start, stop in spans):
                     segment.time_tokens.append(segment.answer_start + i)

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube
 
@@ -17,7 +18,7 @@ class Standin:
     digest = "0123456789abcdef"
 
     def ground(self, video, questions, task="stvg"):
-        return [self._tube(video, question, task) for question in questions]
+        return [Answer([self._tube(video, question, task)]) for question in questions]
 
     def locate(self, image, expressions):
         size = np.array([image.info.width, image.info.height] * 2)
