@@ -166,7 +166,16 @@ def score_tables(scores: Mapping[str, Any]) -> list[Table]:
         protocols = {k: v for k, v in summary.items() if k != "baselines"} if task == "stvg" else {"": summary}
         for protocol, table in protocols.items():
             tables.append(_table(task, protocol, table, beside))
-    return [*tables, *_presence(scores.get("presence") or {})]
+    return [*tables, *_several(scores.get("several") or {}), *_presence(scores.get("presence") or {})]
+
+
+def _several(found: Mapping[str, Any]) -> Iterator[Table]:
+    """All right tubes of the questions that have more than one."""
+    for task, values in found.items():
+        columns = [key for key, value in values.items() if isinstance(value, float)]
+        line = Line("this model", "model", [values[column] for column in columns], values["n_queries"])
+        note = f"{values['n_queries']} questions with several right tubes, all of them counted"
+        yield Table(f"{TASK_TITLES[task]}: several", note, columns, [line])
 
 
 def _presence(found: Mapping[str, Any]) -> Iterator[Table]:
