@@ -211,11 +211,15 @@ class Predictor:
         return str(self.processor.tokenizer.decode(said.tokens, skip_special_tokens=True)).strip()
 
     def _answer(self, clip: SampledFrames, question: str, said: Said) -> Answer:
-        """A tube a span that was written, all of one thing: a model has one box a frame, and is as sure of each."""
-        times_s, part = clip.info.times_s, shown_part(clip)
-        spans = dict.fromkeys(place_span(span, times_s, part) for span in parse_spans(self._text(said)))
-        boxes = self._sampled_boxes(clip, said, [span for span in spans if span])  # (T, 4)
-        return Answer(self._tube(clip, question, said, span, boxes) for span in spans or [None])
+        """A tube a span that was written, all of one thing: a model has one box a frame, and is as sure of each. A span
+        that overlaps an earlier one is the same event again."""
+        spans: list[Span] = []
+        for written in parse_spans(self._text(said)):
+            span = place_span(written, clip.info.times_s, shown_part(clip))
+            if span and not any(span.begin_s < other.end_s and other.begin_s < span.end_s for other in spans):
+                spans.append(span)
+        boxes = self._sampled_boxes(clip, said, spans)  # (T, 4)
+        return Answer(self._tube(clip, question, said, span, boxes) for span in (spans or (None,)))
 
     def _tube(self, clip: SampledFrames, question: str, said: Said, span: Span | None, boxes: np.ndarray) -> Tube:
         info, text = clip.info, self._text(said)

@@ -10,7 +10,7 @@ import pytest
 from drawn_clips import BOX, HEIGHT, NUM_FRAMES, WIDTH, make_truth, make_tube, unread_tube, write_clip
 from PIL import ImageColor
 
-from spacevllm.drawing.overlay import TRUTH, draw_overlay, truth_mark
+from spacevllm.drawing.overlay import TRUTH, draw_overlay, truth_marks
 from spacevllm.video.errors import NotAVideo, UndecodableFrames
 from spacevllm.video.overlay import COLOURS, GROUND, MAX_HEIGHT, MAX_SIDE, MIN_WIDTH, TRACK, Canvas
 from spacevllm.video.probe import probe
@@ -53,7 +53,7 @@ class Drawn:
 def drawn(clip, tmp_path_factory):
     tube, truth = make_tube(clip), make_truth()
     out = draw_overlay(clip, [tube], tmp_path_factory.mktemp("out") / "deep" / "a.mp4", truth)
-    return Drawn(out, clip, [tube.mark(COLOURS[0]), truth_mark(truth)])
+    return Drawn(out, clip, [tube.mark(COLOURS[0]), *truth_marks(truth)])
 
 
 def test_every_frame_is_there_and_browsers_can_play_it(drawn, clip, tmp_path):
