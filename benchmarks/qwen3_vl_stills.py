@@ -2,8 +2,8 @@
 
     python -m benchmarks.qwen3_vl_stills --data runs/demo/data
 
-A Qwen3-VL of a million weights goes through ``spacevllm init`` and ``train`` (visual tokens against captions first, then
-boxes, as ``tiny.yaml`` does it), then held-out stills are scored beside a box in the middle of the picture.
+A Qwen3-VL of a million weights goes through ``spacevllm init`` and ``train`` (visual tokens against captions first,
+then boxes, as ``tiny.yaml`` does it), then held-out stills are scored beside a box in the middle of the picture.
 """
 
 from __future__ import annotations
@@ -55,18 +55,10 @@ FIELDS = {"num_frames": 8, "frame_tokens": 20, "decoder_hidden_size": 256, "word
 def recipe(align: int, stills: int) -> dict[str, Any]:
     """Steps of the two phases → a training configuration; the rates are ``tiny.yaml``'s."""
     source = {"media": "image", "tasks": ["rec"], "questions": 5}
+    captions = {"sources": "captions", "objective": "align", "steps": align, "batch_size": 32, "learning_rate": 2.0}
     return {
         "sources": {"captions": source, "stills": source},
-        "phases": {
-            "align": {"sources": "captions", "objective": "align", "steps": align} | {"batch_size": 32, "learning_rate": 2.0},
-                "objective": "align",
-                "sources": "captions",
-                "steps": align,
-                "batch_size": 32,
-                "learning_rate": 2.0,
-            },
-            "stills": {"sources": "stills", "steps": stills, "batch_size": 16},
-        },
+        "phases": {"align": captions, "stills": {"sources": "stills", "steps": stills, "batch_size": 16}},
         "criterion": {"attention": 1.0, "pointer": 1.0, "box_frames": "visible"},
         "train": {
             "optimizer": "muon",

@@ -29,7 +29,7 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     if dry_run:
         return show_plan("evaluate", config, f"{read_records(data, config.split, ['id']).num_rows} questions")
     summary = evaluate(config)
-    print("\n".join([*score_lines(summary), *presence_line(summary)]))
+    print("\n".join([*score_lines(summary), *several_lines(summary), *presence_line(summary)]))
     finish(f"scores: {storage.join(out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
     return 0
 
@@ -106,6 +106,12 @@ def score_lines(summary: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{title:<28}{_numbers(values)}  ({values['n_queries']} questions)"
         for name, values in scores.get("baselines", {}).items():
             yield f"  {name:<26}{_numbers(values)}"
+
+
+def several_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each task that has questions with several right tubes."""
+    for task, found in summary.get("several", {}).items():
+        yield f"{f'{task} with several':<28}{_numbers(found)}  ({found['n_queries']} questions)"
 
 
 def presence_line(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -18,13 +18,13 @@ from pipelines.core import storage
 from pipelines.core.parts import Parts
 from pipelines.core.progress import Progress
 from pipelines.media.manifest import read_records
+from spacevllm.answer import Answer
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.drawing.report import NOT_THERE, ReportItem, write_report
 from spacevllm.evaluation.scoring import score
 from spacevllm.span import Span
-from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 
 # Of an answer, all but its boxes: enough to choose by, and little enough to hold of a whole archive.
@@ -42,7 +42,7 @@ class ReportConfig(Config):
         question: show only the answers to it; ``""``: all.
         order: ``spread``: evenly over the archive; ``confidence``: the surest first, without those that are not there.
         max_clips: answers shown with their clip.
-        margin_s: clips are cut to so many seconds around the span; None: the whole video is shown.
+        margin_s: clips are cut to so many seconds around the answer; None: the whole video is shown.
         title: heading of the page.
     """
 
@@ -179,16 +179,17 @@ def _whole_rows(chosen: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: float | None) -> ReportItem:
     """Raises VideoError, OSError: the clip cannot be drawn."""
-    tube = row_to_answer(row)
-    assert isinstance(tube, Tube)  # ground asks for nothing else
-    shown = None
-    if margin_s is not None and tube.span is not None:
-        shown = Span(max(tube.span.begin_s - margin_s, 0.0), min(tube.span.end_s + margin_s, tube.duration_s))
+    answer = row_to_answer(row)
+    assert isinstance(answer, Answer)  # ground asks for nothing else
+    shown, spans = None, [tube.span for tube in answer if tube.span]
+    if margin_s is not None and spans:
+        begin_s, end_s = min(span.begin_s for span in spans), max(span.end_s for span in spans)
+        shown = Span(max(begin_s - margin_s, 0.0), min(end_s + margin_s, answer.duration_s))
     with storage.local_copy(row["video"]) as path:
-        draw_overlay(path, [tube], clip, truth, shown)
-    scores = score([truth], {truth.id: tube})[0] if truth else {}
+        draw_overlay(path, [answer], clip, truth, shown)
+    scores = score([truth], {truth.id: answer})[0] if truth else {}
     return ReportItem(
-        row["question"], row["video"], tube, truth, clip, scores.get("tiou"), scores.get("viou"), shown=shown
+        row["question"], row["video"], answer, truth, clip, scores.get("tiou"), scores.get("viou"), shown=shown
     )
 
 

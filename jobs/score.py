@@ -171,6 +171,9 @@ def _lines(name: str, scores: Summary) -> Iterator[str]:
     if numbers:
         counts = f"{scores['n_queries']} queries, {scores['n_missing']} missing, {scores['n_unparsable']} unparsable"
         yield f"{name:<28}{numbers}  ({counts})"
+    for task, several in scores.get("several", {}).items():
+        numbers = "  ".join(f"{key} {value:.4f}" for key, value in several.items() if isinstance(value, float))
+        yield f"{f'{task} with several':<28}{numbers}  ({several['n_queries']} queries)"
     for key, value in scores.items():
         if isinstance(value, dict) and "n_queries" in value:
             yield from _lines(f"{name} {key}", value)

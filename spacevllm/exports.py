@@ -1,7 +1,7 @@
 """Tubes in the forms that other tools open: CVAT for video 1.1, COCO-style video JSON (YouTube-VIS), MOTChallenge.
 
-One track a tube, its question beside it. Frames are 0-based but in MOT, boxes pixels of the upright frame.
-``spacevllm convert`` reads all three back.
+One track a thing, its question beside it, with a gap between two spans of it. Frames are 0-based but in MOT, boxes
+pixels of the upright frame. ``spacevllm convert`` reads all three back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
+from spacevllm.answer import Answer
 from spacevllm.tube import Tube
 
 LABEL = "tube"
@@ -22,27 +23,33 @@ CATEGORY = {"id": 1, "name": LABEL}
 _XML_CANNOT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # control characters
 
 
-def cvat_xml(name: str, tubes: Sequence[Tube]) -> str:
+def num_tracks(answers: Iterable[Answer]) -> int:
+    return sum(1 for _ in _tracks(answers))
+
+
+def cvat_xml(name: str, answers: Sequence[Answer]) -> str:
     """One video's ``annotations.xml``; question and confidence are attributes of each box.
 
     Args:
-        name: of the video file. tubes: at least one, all about this video; those without a span have no boxes.
+        name: of the video file. answers: at least one, all about this video; those without a span have no boxes.
     """
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    _cvat_meta(SubElement(root, "meta"), name, tubes[0])
-    for number, tube in enumerate(tubes):
+    _cvat_meta(SubElement(root, "meta"), name, answers[0].best)
+    for number, tubes in enumerate(_tracks(answers)):
         track = SubElement(root, "track", {"id": str(number), "label": LABEL, "source": "auto"})
-        for frame, box in _boxes(tube):
+        boxes = _boxes(tubes)
+        for frame, (tube, box) in boxes.items():
             _cvat_box(track, tube, frame, box, outside=False)
-        if 0 < tube.end_frame < tube.num_frames:  # without it the last box would stay to the end of the video
-            _cvat_box(track, tube, tube.end_frame, tube.boxes[-1].tolist(), outside=True)
+            if frame + 1 < tube.num_frames and frame + 1 not in boxes:  # without it the last box would stay
+                _cvat_box(track, tube, frame + 1, tube.boxes[frame - tube.begin_frame].tolist(), outside=True)
     return tostring(root, encoding="utf-8", xml_declaration=True).decode() + "\n"
 
 
-def mot_files(name: str, tubes: Sequence[Tube]) -> dict[str, str]:
-    """One sequence: ``seqinfo.ini``, ``gt/gt.txt`` and, as MOT has no words, ``questions.csv``; tracks count from 1."""
-    first = tubes[0]
+def mot_files(name: str, answers: Sequence[Answer]) -> dict[str, str]:
+    """One sequence: ``seqinfo.ini``, ``gt/gt.txt`` and, as MOT has no words, ``questions.csv``, a line a tube; tracks
+    count from 1."""
+    first, tracks = answers[0].best, list(enumerate(_tracks(answers), start=1))
     info = {
         "name": name,
         "imDir": "img1",
@@ -54,12 +61,13 @@ def mot_files(name: str, tubes: Sequence[Tube]) -> dict[str, str]:
     }
     rows = [
         (frame + 1, number, *_xywh(box), 1, 1, 1)
-        for number, tube in enumerate(tubes, start=1)
-        for frame, box in _boxes(tube)
+        for number, tubes in tracks
+        for frame, (_, box) in _boxes(tubes).items()
     ]
     asked = [
         (number, tube.question, name, tube.begin_frame, tube.end_frame, tube.confidence)
-        for number, tube in enumerate(tubes, start=1)
+        for number, tubes in tracks
+        for tube in tubes
     ]
     return {
         "seqinfo.ini": "[Sequence]\n" + "".join(f"{key}={value}\n" for key, value in info.items()),
@@ -68,28 +76,38 @@ def mot_files(name: str, tubes: Sequence[Tube]) -> dict[str, str]:
     }
 
 
-def coco_video(video_id: int, tubes: Sequence[Tube]) -> dict[str, Any]:
+def coco_video(video_id: int, answers: Sequence[Answer]) -> dict[str, Any]:
     """One video's entry of ``videos``: a track has one box or null a frame, see ``coco_annotations``."""
-    first = tubes[0]
+    first = answers[0].best
     size = {"width": first.width, "height": first.height, "length": first.num_frames}
     return {"id": video_id, "file_name": first.video, "fps": first.fps, **size}
 
 
-def coco_annotations(video_id: int, first_id: int, tubes: Iterable[Tube]) -> Iterator[dict[str, Any]]:
-    """Its entries of ``annotations``; ``score`` is the tube's confidence."""
-    for number, tube in enumerate(tubes, start=first_id):
-        boxes: list[list[float] | None] = [None] * tube.num_frames
-        for frame, box in _boxes(tube):
+def coco_annotations(video_id: int, first_id: int, answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
+    """Its entries of ``annotations``; ``score`` is the confidence of a thing's surest tube."""
+    for number, tubes in enumerate(_tracks(answers), start=first_id):
+        boxes: list[list[float] | None] = [None] * tubes[0].num_frames
+        for frame, (_, box) in _boxes(tubes).items():
             boxes[frame] = _xywh(box)
         areas = [None if box is None else round(box[2] * box[3], 2) for box in boxes]
-        about = {"question": tube.question, "score": tube.confidence, "iscrowd": 0}
+        about = {"question": tubes[0].question, "score": max(t.confidence for t in tubes), "iscrowd": 0}
         yield {"id": number, "video_id": video_id, "category_id": 1, "bboxes": boxes, "areas": areas, **about}
 
 
-def _boxes(tube: Tube) -> Iterator[tuple[int, list[float]]]:
-    """Frame and corners, in hundredths of a pixel."""
-    corners = np.round(tube.boxes.astype(np.float64), 2).tolist()
-    yield from zip(range(tube.begin_frame, tube.end_frame), corners, strict=True)
+def _tracks(answers: Iterable[Answer]) -> Iterator[list[Tube]]:
+    """The tubes of each thing, in order of time."""
+    for answer in answers:
+        yield from answer.tracks()
+
+
+def _boxes(tubes: Iterable[Tube]) -> dict[int, tuple[Tube, list[float]]]:
+    """Of one thing: frame → tube and corners, in hundredths of a pixel, in order; where spans overlap, the first's."""
+    found: dict[int, tuple[Tube, list[float]]] = {}
+    for tube in tubes:
+        corners = np.round(tube.boxes.astype(np.float64), 2).tolist()
+        for frame, box in zip(range(tube.begin_frame, tube.end_frame), corners, strict=True):
+            found.setdefault(frame, (tube, box))
+    return found
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The one predictor behind ``evaluate``, ``ground``, ``serve`` and ``spacevllm.load``: frames and questions → tubes."""
+"""The one predictor of ``evaluate``, ``ground``, ``serve`` and ``spacevllm.load``: frames and questions → answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from spacevllm.answer import Answer
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.calibration import Calibration
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.checkpoints import load_model, load_tokenizer
 from spacevllm.model.folder import digest_of
-from spacevllm.model.memory import Answer, VideoMemory, ask, prefill
+from spacevllm.model.memory import Answer as Said
+from spacevllm.model.memory import VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
-from spacevllm.model.processing import Question, SpaceVLLMProcessor
+from spacevllm.model.processing import Question, Segment, SpaceVLLMProcessor
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes, says_absent
 from spacevllm.video.errors import StillImage
@@ -25,11 +27,12 @@ from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
 from spacevllm.video.size import FrameSize
 from spacevllm.windows import Windows, ground_film, is_film
-from spacevllm.words.answers import parse_boxes, parse_span
+from spacevllm.words.answers import MOST_SPANS, parse_boxes, parse_span, parse_spans
 
 Video = str | Path | SampledFrames
 _QUESTIONS_AT_ONCE = 64  # bounds the memory of one pass
 _TEXT_TOKENS, _BOX_TOKENS = 32, 14  # at most, of an answer without boxes and of a box as text
+_SPAN_TOKENS = 18  # of one span: a digit is a token
 
 
 class Predictor:
@@ -92,13 +95,13 @@ class Predictor:
 
     def ground(
         self, video: Video, questions: Sequence[str], task: str = "stvg", key: str = "", windows: Windows = "auto"
-    ) -> list[Tube]:
-        """One tube for each question; the video is decoded and prefilled once, a film window by window.
+    ) -> list[Answer]:
+        """One answer for each question; the video is decoded and prefilled once, a film window by window.
 
         Args:
             windows: ``auto`` looks at a file window by window if its frames would lie too far apart, see
                 ``spacevllm.windows``; ``off`` never does. Frames at hand are always seen at once.
-            task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tube has boxes, too).
+            task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tubes have boxes, too).
             key: of the video in ``memories``; a file has one of its own: path, size and time of change.
 
         Raises:
@@ -113,14 +116,14 @@ class Predictor:
             and is_film(clip.info.duration_s, self.num_frames)
         ):
             return self._ground_film(clip.info, questions, task)
-        answers = self._ask(clip, [Question(task, question) for question in questions])
-        return [self._tube(clip, question, answer) for question, answer in zip(questions, answers, strict=True)]
+        said = self._ask(clip, [Question(task, question) for question in questions])
+        return [self._answer(clip, question, one) for question, one in zip(questions, said, strict=True)]
 
-    def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Tube]:
+    def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Answer]:
         def read(part: Span) -> SampledFrames:
             return sample_frames(info.path, self.num_frames, part=part, size=self.image_size, info=info)
 
-        def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
+        def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Answer]:
             return self.ground(clip, asked, task)
 
         return ground_film(read, ask, Span(0.0, info.duration_s), self.num_frames, questions)
@@ -128,8 +131,8 @@ class Predictor:
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
         """One (4,) float32 xyxy box in pixels for each expression about an image."""
         clip = self._clip(image, "rec")
-        answers = self._ask(clip, [Question("rec", expression) for expression in expressions])
-        return [self._sampled_boxes(clip, answer, None)[0] for answer in answers]
+        said = self._ask(clip, [Question("rec", expression) for expression in expressions])
+        return [self._sampled_boxes(clip, one, ())[0] for one in said]
 
     def answer(
         self, video: Video, questions: Sequence[str], options: Sequence[Sequence[str]] | None = None
@@ -138,7 +141,7 @@ class Predictor:
         clip = self._clip(video, "qa")
         choices = options or [()] * len(questions)
         asked = [Question("qa", question, o) for question, o in zip(questions, choices, strict=True)]
-        return [self._text(answer) for answer in self._ask(clip, asked)]
+        return [self._text(said) for said in self._ask(clip, asked)]
 
     def recall(self, key: str, task: str = "stvg") -> RememberedClip | None:
         """The video behind ``key`` if it is remembered: ask it in place of the file, and nothing is decoded or read."""
@@ -164,7 +167,7 @@ class Predictor:
             return video
         return sample_frames(video, self.num_frames, size=self.image_size)
 
-    def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Answer]:
+    def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Said]:
         """One answer a question, all of one task; the video is prefilled once, or once a question if that is first."""
         if not questions:
             return []
@@ -180,8 +183,22 @@ class Predictor:
             if number and config.prompt_order == "caption_first":
                 memory = self._prefill(clip, block[0])
             segments = [self.processor.segment(question) for question in block]
-            answers += ask(self.model, memory, segments, self.processor.end_of_turn, limit)
+            said = ask(self.model, memory, segments, self.processor.end_of_turn, limit)
+            answers += self._to_the_end(memory, segments, said, limit) if block[0].task in ("stvg", "vtg") else said
         return answers
+
+    def _to_the_end(
+        self, memory: VideoMemory, segments: Sequence[Segment], said: Sequence[Said], limit: int
+    ) -> list[Said]:
+        """Answers that were cut off among their spans are asked for again, with room for all; most have one span, and
+        a model that never ends is not worth the wait."""
+        cut = [i for i, one in enumerate(said) if len(one.tokens) == limit and parse_span(self._text(one))]
+        whole = dict(enumerate(said))
+        if cut:
+            more = limit + MOST_SPANS * _SPAN_TOKENS
+            again = ask(self.model, memory, [segments[i] for i in cut], self.processor.end_of_turn, more)
+            whole |= zip(cut, again, strict=True)
+        return list(whole.values())
 
     def _prefill(self, clip: SampledFrames, question: Question) -> VideoMemory:
         if isinstance(clip, RememberedClip):
@@ -197,14 +214,23 @@ class Predictor:
             prefix = self.processor.video_prefix(times_s, duration_s, grid, with_queries, question)
         return prefill(self.model, prefix, self.processor.pixels(frames, is_image))
 
-    def _text(self, answer: Answer) -> str:
-        return str(self.processor.tokenizer.decode(answer.tokens, skip_special_tokens=True)).strip()
+    def _text(self, said: Said) -> str:
+        return str(self.processor.tokenizer.decode(said.tokens, skip_special_tokens=True)).strip()
 
-    def _tube(self, clip: SampledFrames, question: str, answer: Answer) -> Tube:
-        info, text = clip.info, self._text(answer)
-        confidence = self.calibration(_confidence(answer, says_absent(text)))
-        span = place_span(parse_span(text), info.times_s, shown_part(clip))
-        boxes = self._sampled_boxes(clip, answer, span)  # (T, 4)
+    def _answer(self, clip: SampledFrames, question: str, said: Said) -> Answer:
+        """A tube a span that was written, all of one thing: a model has one box a frame, and is as sure of each. A span
+        that overlaps an earlier one is the same event again."""
+        spans: list[Span] = []
+        for written in parse_spans(self._text(said)):
+            span = place_span(written, clip.info.times_s, shown_part(clip))
+            if span and not any(span.begin_s < other.end_s and other.begin_s < span.end_s for other in spans):
+                spans.append(span)
+        boxes = self._sampled_boxes(clip, said, spans)  # (T, 4)
+        return Answer(self._tube(clip, question, said, span, boxes) for span in (spans or (None,)))
+
+    def _tube(self, clip: SampledFrames, question: str, said: Said, span: Span | None, boxes: np.ndarray) -> Tube:
+        info, text = clip.info, self._text(said)
+        confidence = self.calibration(_confidence(said, says_absent(text)))
         begin, end = frame_range(span, info.times_s, info.duration_s) if span else (0, 0)
         return Tube(
             video=info.path,
@@ -226,21 +252,22 @@ class Predictor:
             times_s=info.uneven_times(begin, end),
         )
 
-    def _sampled_boxes(self, clip: SampledFrames, answer: Answer, span: Span | None) -> np.ndarray:
+    def _sampled_boxes(self, clip: SampledFrames, said: Said, spans: Sequence[Span]) -> np.ndarray:
         """(T, 4) float32 xyxy pixels on the frames that the model saw."""
-        if answer.boxes is not None:
-            corners = cxcywh_to_xyxy(answer.boxes).clamp(0, 1).numpy()  # (T, 4)
+        if said.boxes is not None:
+            corners = cxcywh_to_xyxy(said.boxes).clamp(0, 1).numpy()  # (T, 4)
         else:
-            first, last = picked_frames(clip.times_s, span) if span else (0, len(clip.frames) - 1)
-            corners = spread_boxes(parse_boxes(self._text(answer)), first, last, len(clip.frames))
+            borders = [picked_frames(clip.times_s, span) for span in spans] or [(0, len(clip.frames) - 1)]
+            places = sorted({place for first, last in borders for place in range(first, last + 1)})
+            corners = spread_boxes(parse_boxes(self._text(said)), places, len(clip.frames))
         return (corners * np.array([clip.info.width, clip.info.height] * 2)).astype(np.float32)
 
 
-def _confidence(answer: Answer, absent: bool) -> float:
+def _confidence(said: Said, absent: bool) -> float:
     """That it is there, before calibration: the presence head's, or else how sure the words are of themselves."""
-    if answer.presence is not None:
-        return answer.presence
-    return 1 - answer.confidence if absent else answer.confidence
+    if said.presence is not None:
+        return said.presence
+    return 1 - said.confidence if absent else said.confidence
 
 
 def picked_frames(times_s: np.ndarray, span: Span) -> tuple[int, int]:
@@ -249,15 +276,15 @@ def picked_frames(times_s: np.ndarray, span: Span) -> tuple[int, int]:
     return first, last
 
 
-def spread_boxes(written: np.ndarray, first: int, last: int, count: int) -> np.ndarray:
-    """Boxes written as text, one for each sampled frame from ``first`` to ``last``, on all ``count`` sampled frames.
+def spread_boxes(written: np.ndarray, places: Sequence[int], count: int) -> np.ndarray:
+    """Boxes written as text, one for each of the sampled frames ``places``, in order, on all ``count`` sampled frames.
 
     Too many are cut off; frames without one take the nearest. (0, 4) written gives empty boxes: they overlap nothing.
     """
     if not len(written):
         return np.zeros((count, 4), np.float32)
-    written = written[: last - first + 1]
-    return interpolate_boxes(first + np.arange(len(written)), written, np.arange(count))
+    written = written[: len(places)]
+    return interpolate_boxes(np.array(places[: len(written)]), written, np.arange(count))
 
 
 def span_boxes(

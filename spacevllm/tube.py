@@ -1,4 +1,4 @@
-"""Tube: *when* and *where*, the answer to one question about one video.
+"""Tube: *when* and *where*, one span of one thing: the answer to one question about one video, or a part of it.
 
 Frames are 0-based and half-open ``[begin, end)``. Times are seconds from the first frame. Boxes are ``xyxy`` in
 pixels of the original (upright) frame.
@@ -65,6 +65,7 @@ class Tube:
             in and out of the span: what a span-free score (gt_vIoU) reads.
         times_s: (end_frame - begin_frame,) float64, begin of each frame of the span, in a video whose frames do not
             come at even steps; empty: frame / fps.
+        track: which of the things that answer the question it is; tubes of one thing have the same.
     """
 
     video: str
@@ -86,6 +87,7 @@ class Tube:
     sampled_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     sampled_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    track: int = 0
 
     def __post_init__(self) -> None:
         if self.boxes.shape != (self.end_frame - self.begin_frame, 4):
@@ -130,10 +132,12 @@ class Tube:
         return Mark(self.question, detail, colour, span, self.begin_frame, self.boxes)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``; ``times_s`` only if uneven."""
+        """JSON form: plain numbers, ``boxes`` as ``[[frame, x1, y1, x2, y2], ...]``; ``times_s`` only if uneven,
+        ``track`` only if it is not 0."""
         frames = range(self.begin_frame, self.end_frame)
-        uneven = {"times_s": np.round(self.times_s, 4).tolist()} if len(self.times_s) else {}
-        return uneven | {
+        special: dict[str, Any] = {"times_s": np.round(self.times_s, 4).tolist()} if len(self.times_s) else {}
+        special |= {"track": self.track} if self.track else {}
+        return special | {
             "video": self.video,
             "question": self.question,
             "answer": self.answer,
@@ -168,5 +172,6 @@ class Tube:
             windows=row.get("windows", 1),
             windows_unread=row.get("windows_unread", 0),
             times_s=np.array(row.get("times_s", ()), np.float64),
+            track=row.get("track", 0),
             **{key: row[key] for key in plain},
         )

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video.errors import VideoError
@@ -24,7 +25,7 @@ from spacevllm.video.reader import SampledFrames
 
 Windows = Literal["auto", "off"]
 Read = Callable[[Span], SampledFrames]  # the frames of one part; raises VideoError
-Ask = Callable[[SampledFrames, Sequence[str]], list[Tube]]
+Ask = Callable[[SampledFrames, Sequence[str]], Sequence[Answer]]
 
 SECONDS_PER_FRAME = 2.0  # frames further apart miss what happens between them
 OVERLAP = 0.5  # of neighbouring windows: an event shorter than half a window is whole in one of them
@@ -80,17 +81,18 @@ def ground_film(
     num_frames: int,
     questions: Sequence[str],
     tell: Callable[[Walked], None] = lambda _: None,
-) -> list[Tube]:
-    """One tube for each question about a film.
+) -> list[Answer]:
+    """One answer of one tube for each question about a film: the best of every window's. Windows overlap and each of
+    them answers, so which others are the same event again cannot be told.
 
     Args:
-        read: gives ``num_frames`` frames of a part. ask: gives a tube a question about them, in the film's seconds.
+        read: gives ``num_frames`` frames of a part. ask: gives an answer a question, in the film's seconds.
         whole: the part of the film to look at.
         tell: called before the first window and after each.
 
     Returns:
-        The tubes, in order; ``windows`` counts the windows that were asked, ``windows_unread`` those that could not be
-        decoded. Without a span where no window's answer had one.
+        In order; ``windows`` counts the windows that were asked, ``windows_unread`` those that could not be decoded.
+        Without a span where no window's answer had one.
 
     Raises:
         VideoError: no window can be decoded.
@@ -106,7 +108,7 @@ def ground_film(
         if isinstance(clip, VideoError):
             errors.append(clip)
         else:
-            tubes = ask(clip, questions)
+            tubes = [answer.best for answer in ask(clip, questions)]
             info, count = clip.info, count + 1
             spare = [max(pair, key=_confidence) for pair in zip(spare or tubes, tubes, strict=True)]
             for number, tube in enumerate(tubes):
@@ -118,7 +120,7 @@ def ground_film(
         raise errors[0]
     best = [join(kept, info, length_s / num_frames) if kept else tube for kept, tube in zip(found, spare, strict=True)]
     best = [_look_again(read, ask, tube, whole, num_frames, info) for tube in best]
-    return [replace(tube, windows=count, windows_unread=len(errors)) for tube in best]
+    return [Answer([replace(tube, windows=count, windows_unread=len(errors))]) for tube in best]
 
 
 def join(candidates: Sequence[Candidate], info: VideoInfo, gap_s: float) -> Tube:
@@ -167,7 +169,7 @@ def _look_again(read: Read, ask: Ask, tube: Tube, whole: Span, num_frames: int, 
     seen = []
     for part, clip in _read_ahead(read, looks(span, whole, length_s, gap_s)):
         if isinstance(clip, SampledFrames):
-            [second] = ask(clip, [tube.question])
+            second = ask(clip, [tube.question])[0].best
             if second.span is not None:
                 seen.append(Candidate.of(second, second.span, part))
     better = correct(span, seen, gap_s)

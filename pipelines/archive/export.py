@@ -26,15 +26,15 @@ import pyarrow.compute as pc
 from pipelines.archive.predict import ANSWERS, row_to_answer
 from pipelines.core import storage
 from pipelines.core.parts import Parts
+from spacevllm.answer import Answer
 from spacevllm.data.instance import instance_id
-from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files
-from spacevllm.tube import Tube
+from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files, num_tracks
 
 ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
 COLUMNS = [name for name in ANSWERS.names if name != "sampled_boxes"]
 
 
-class Answers:
+class Rows:
     """One video's wanted rows, by question. table: columns ``COLUMNS``."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -46,17 +46,17 @@ class Answers:
             yield from self.table.slice(number, 1).to_pylist()
 
     @cached_property
-    def tubes(self) -> list[Tube]:
+    def answers(self) -> list[Answer]:
         """Those that have a span."""
         answers = (row_to_answer(row | {"sampled_boxes": None}) for row in self.rows() if row["status"] == "ok")
-        return [answer for answer in answers if isinstance(answer, Tube) and answer.span is not None]
+        return [answer for answer in answers if isinstance(answer, Answer) and answer.span is not None]
 
 
-Write = Callable[[str, Answers], int]  # a name for its files and one video's answers; how many became tracks
+Write = Callable[[str, Rows], int]  # a name for its files and one video's answers; how many tracks they became
 
 
 def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
-    """Writes the wanted answers in each of ``formats``; returns how many tubes each holds (jsonl: answers)."""
+    """Writes the wanted answers in each of ``formats``; returns how many tracks each holds (jsonl: answers)."""
     folder = storage.join(out, "exports")
     counts: dict[str, int] = dict.fromkeys(formats, 0)
     if not formats:
@@ -66,9 +66,9 @@ def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[Exp
         parts.tidy(wanted)  # a worker that outlived its killed driver may have written a row again
         places = files_of(parts, wanted)
         names = file_names(places)
-        for video, answers in by_video(places, wanted):
+        for video, rows in by_video(places, wanted):
             for form, write in writers.items():
-                counts[form] += write(names[video], answers)
+                counts[form] += write(names[video], rows)
     return counts
 
 
@@ -91,7 +91,7 @@ def files_of(parts: Parts, wanted: Mapping[str, str]) -> dict[str, tuple[str, ..
     return {video: tuple(uris) for video, uris in found.items()}
 
 
-def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -> Iterator[tuple[str, Answers]]:
+def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -> Iterator[tuple[str, Rows]]:
     """Each video whole. Those that lie in the same files are read together: runs ask about videos in the same order, so
     few files are read more than twice."""
     together: dict[tuple[str, ...], set[str]] = defaultdict(set)
@@ -100,7 +100,7 @@ def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -
     for uris, videos in sorted(together.items()):
         table = pa.concat_tables([_rows(uri, wanted, videos) for uri in uris], promote_options="default")
         for video in sorted(videos):
-            yield video, Answers(table.filter(pc.equal(table["video"], video)))
+            yield video, Rows(table.filter(pc.equal(table["video"], video)))
 
 
 def _rows(uri: str, wanted: Mapping[str, str], videos: set[str]) -> pa.Table:
@@ -112,11 +112,12 @@ def _rows(uri: str, wanted: Mapping[str, str], videos: set[str]) -> pa.Table:
 def _jsonl(folder: str, stack: ExitStack) -> Write:
     file = stack.enter_context(storage.open_write(storage.join(folder, "tubes.jsonl")))
 
-    def write(name: str, answers: Answers) -> int:
-        for row in answers.rows():
-            row["boxes"] = [list(box.values()) for box in row["boxes"] or []]
+    def write(name: str, rows: Rows) -> int:
+        for row in rows.rows():
+            for tube in (row, *(row.get("more") or ())):
+                tube["boxes"] = [list(box.values()) for box in tube["boxes"] or []]
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-        return answers.table.num_rows
+        return rows.table.num_rows
 
     return write
 
@@ -127,14 +128,15 @@ def _coco_video(folder: str, stack: ExitStack) -> Write:
     written = 0
     file.write(b'{"annotations": [')
 
-    def write(name: str, answers: Answers) -> int:
+    def write(name: str, rows: Rows) -> int:
         nonlocal written
-        if tubes := answers.tubes:
-            videos.append(coco_video(len(videos) + 1, tubes))
-            for annotation in coco_annotations(len(videos), written + 1, tubes):
+        before = written
+        if answers := rows.answers:
+            videos.append(coco_video(len(videos) + 1, answers))
+            for annotation in coco_annotations(len(videos), written + 1, answers):
                 file.write((",\n" if written else "\n").encode() + json.dumps(annotation).encode())
                 written += 1
-        return len(tubes)
+        return written - before
 
     stack.push(lambda kind, *_: None if kind else _end_coco(file, videos))
     return write
@@ -147,10 +149,10 @@ def _end_coco(file: IO[bytes], videos: list[dict[str, Any]]) -> None:
 def _cvat(folder: str, stack: ExitStack) -> Write:
     folder = _emptied(storage.join(folder, "cvat"))
 
-    def write(name: str, answers: Answers) -> int:
-        if tubes := answers.tubes:
-            storage.write_text(storage.join(folder, f"{name}.xml"), cvat_xml(name, tubes))
-        return len(tubes)
+    def write(name: str, rows: Rows) -> int:
+        if answers := rows.answers:
+            storage.write_text(storage.join(folder, f"{name}.xml"), cvat_xml(name, answers))
+        return num_tracks(answers)
 
     return write
 
@@ -158,11 +160,11 @@ def _cvat(folder: str, stack: ExitStack) -> Write:
 def _mot(folder: str, stack: ExitStack) -> Write:
     folder = _emptied(storage.join(folder, "mot"))
 
-    def write(name: str, answers: Answers) -> int:
-        if tubes := answers.tubes:
-            for file, text in mot_files(name, tubes).items():
+    def write(name: str, rows: Rows) -> int:
+        if answers := rows.answers:
+            for file, text in mot_files(name, answers).items():
                 storage.write_text(storage.join(folder, name, file), text)
-        return len(tubes)
+        return num_tracks(answers)
 
     return write
 

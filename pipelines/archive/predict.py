@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from pipelines.core.landing import landed, writing
 from pipelines.core.parts import Parts
 from pipelines.core.progress import Progress
 from pipelines.media.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames
+from spacevllm.answer import Answer
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
 from spacevllm.imports import no_garbage
@@ -39,6 +41,17 @@ PART = [("begin_s", pa.float64()), ("end_s", pa.float64()), ("error", pa.string(
 WORK = pa.schema([("uri", pa.string()), ("media", pa.string()), *PART, ("questions", pa.list_(QUESTION))])
 KEPT = ("id", "task", "question", "fingerprint")  # of a question, in its answer's row
 BOX = pa.struct([("frame", pa.int64()), *((side, pa.float32()) for side in ("x1", "y1", "x2", "y2"))])
+MORE = pa.struct(
+    [
+        ("track", pa.int64()),  # which thing: 0 is the best tube's
+        ("begin_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("begin_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("confidence", pa.float64()),
+        ("boxes", pa.list_(BOX)),
+    ]
+)
 ANSWERS = pa.schema(
     [
         ("id", pa.string()),  # hash of video (and part) and question
@@ -64,6 +77,7 @@ ANSWERS = pa.schema(
         ("width", pa.int64()),
         ("height", pa.int64()),
         ("duration_s", pa.float64()),
+        ("more", pa.list_(MORE)),  # further tubes of the answer, the surest first; all else is about the best one
         ("sampled_boxes", pa.list_(BOX)),  # on the frames that the model saw, in and out of the span
         ("model_id", pa.string()),
         ("model_digest", pa.string()),
@@ -268,7 +282,8 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
         return {"status": "ok", "error": "", "answer": answer}
     if task == "rec":
         return {"status": "ok", "error": "", "boxes": Boxes(np.zeros(1), answer[None])}
-    tube: Tube = answer
+    assert isinstance(answer, Answer)
+    tube = answer.best
     row = {
         "status": "ok",
         "error": "",
@@ -277,7 +292,8 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
         "present": tube.present,
         "windows": tube.windows,
         "windows_unread": tube.windows_unread,
-        "boxes": Boxes(np.arange(tube.begin_frame, tube.end_frame), tube.boxes),
+        "boxes": _boxes(tube),
+        "more": answer[1:],
         "sampled_boxes": Boxes(tube.sampled_frames, tube.sampled_boxes),
     }
     if tube.span is None and tube.says_absent:
@@ -287,8 +303,9 @@ def _to_row(task: str, answer: Any) -> dict[str, Any]:
     return row | {name: getattr(tube, name) for name in ("begin_s", "end_s", "begin_frame", "end_frame")}
 
 
-def row_to_answer(row: Mapping[str, Any]) -> Tube | np.ndarray | str | None:
-    """The inverse, as evaluation scores it: a Tube, a (4,) box or words by task; None when there was no answer."""
+def row_to_answer(row: Mapping[str, Any]) -> Answer | np.ndarray | str | None:
+    """The inverse, as evaluation scores it: an Answer, a (4,) box or words by task; None when there was no answer. Of
+    further tubes, sampled boxes are not kept."""
     if row["status"] != "ok" and not row["error"].startswith(UNPARSABLE):
         return None
     _, boxes = _box_arrays(row["boxes"])
@@ -299,7 +316,7 @@ def row_to_answer(row: Mapping[str, Any]) -> Tube | np.ndarray | str | None:
     sampled_frames, sampled_boxes = _box_arrays(row["sampled_boxes"])
     known = row["begin_s"] is not None
     plain = ("video", "question", "answer", "num_frames", "width", "height", "duration_s", "confidence")
-    return Tube(
+    best = Tube(
         span=Span(row["begin_s"], row["end_s"]) if known else None,
         begin_frame=row["begin_frame"] if known else 0,
         end_frame=row["end_frame"] if known else 0,
@@ -310,14 +327,44 @@ def row_to_answer(row: Mapping[str, Any]) -> Tube | np.ndarray | str | None:
         sampled_boxes=sampled_boxes,
         **{name: row[name] for name in plain},
     )
+    return Answer([best, *(_further(best, further) for further in row.get("more") or ())])
+
+
+def _further(best: Tube, row: Mapping[str, Any]) -> Tube:
+    """A tube of the column ``more``; it shares the rest with the best one."""
+    _, boxes = _box_arrays(row["boxes"])
+    return replace(
+        best,
+        track=row["track"],
+        span=Span(row["begin_s"], row["end_s"]),
+        begin_frame=row["begin_frame"],
+        end_frame=row["end_frame"],
+        confidence=row["confidence"],
+        boxes=boxes,
+        sampled_frames=best.sampled_frames[:0],
+        sampled_boxes=best.sampled_boxes[:0],
+    )
 
 
 def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows with the columns of ``ANSWERS``. Boxes stay arrays: as a dict each they would cost more than the model."""
-    plain = pa.schema([field for field in ANSWERS if field.type != pa.list_(BOX)])
+    plain = pa.schema([field for field in ANSWERS if field.type not in (pa.list_(BOX), pa.list_(MORE))])
     columns = dict(zip(plain.names, pa.Table.from_pylist(rows, schema=plain).columns, strict=True))
+    columns["more"] = _more_column([row.get("more") or () for row in rows])
     columns |= {name: _box_column([row.get(name) for row in rows]) for name in ANSWERS.names if name not in columns}
     return pa.table([columns[name] for name in ANSWERS.names], schema=ANSWERS)
+
+
+def _more_column(cells: Sequence[Sequence[Tube]]) -> pa.Array:
+    """A list of ``MORE`` a cell."""
+    tubes = [tube for cell in cells for tube in cell]
+    fields = [pa.array([getattr(tube, field.name) for tube in tubes], field.type) for field in list(MORE)[:-1]]
+    items = pa.StructArray.from_arrays([*fields, _box_column([_boxes(tube) for tube in tubes])], fields=list(MORE))
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *map(len, cells)]), pa.int32()), items)
+
+
+def _boxes(tube: Tube) -> Boxes:
+    return Boxes(np.arange(tube.begin_frame, tube.end_frame), tube.boxes)
 
 
 def _box_column(cells: Sequence[Boxes | None]) -> pa.Array:
@@ -327,7 +374,8 @@ def _box_column(cells: Sequence[Boxes | None]) -> pa.Array:
     corners = np.concatenate([boxes.corners for boxes in known]).astype(np.float32)  # (sum of K, 4)
     items = pa.StructArray.from_arrays([pa.array(x) for x in (frames, *corners.T)], fields=list(BOX))
     ends = np.cumsum([0, *(len(cell.frames) if cell else 0 for cell in cells)])
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=pa.array([cell is None for cell in cells]))
+    absent = pa.array([cell is None for cell in cells], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), items, mask=absent)
 
 
 def _box_arrays(rows: Sequence[Mapping[str, float]] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -13,13 +13,13 @@ import numpy as np
 
 from pipelines.core import storage
 from pipelines.media.decode import DecodeOptions
+from spacevllm.answer import Answer
 from spacevllm.data.instance import Instance
 from spacevllm.drawing.strip import draw_comparison, to_data_uri
 from spacevllm.drawing.worst import Case, render_worst
 from spacevllm.evaluation.scoring import HEADLINE, Answers
 from spacevllm.evaluation.summary import Row
 from spacevllm.span import Span
-from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 
@@ -66,7 +66,7 @@ def choose(rows: Sequence[Row], metric: str, count: int) -> list[Row]:
 
 
 def _case(instance: Instance, answer: Any, row: Row, prediction: Mapping[str, Any], sampler: GuardedSampler) -> Case:
-    tube = answer if isinstance(answer, Tube) else None
+    tube = answer.best if isinstance(answer, Answer) else None
     truth = None
     if instance.begin_s is not None and instance.end_s is not None:
         truth = Span(instance.begin_s, instance.end_s)
@@ -122,6 +122,6 @@ def _picture(instance: Instance, answer: Any, part: Span | None, sampler: Guarde
 def _answer_box(answer: Any, frame: int) -> np.ndarray | None:
     if isinstance(answer, np.ndarray):  # of an image
         return answer
-    if isinstance(answer, Tube) and answer.begin_frame <= frame < answer.end_frame and len(answer.boxes):
+    if isinstance(answer, Answer) and answer.begin_frame <= frame < answer.end_frame and len(answer.boxes):
         return answer.boxes[frame - answer.begin_frame]
     return None

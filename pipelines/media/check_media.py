@@ -28,7 +28,7 @@ from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 
 FACTS = ["fps_num", "fps_den", "num_frames", "width", "height", "duration_s"]
-COLUMNS = ["media", "media_type", "box_frames", "end_frame", *FACTS]
+COLUMNS = ["media", "media_type", "box_frames", "end_frame", "more", *FACTS]
 _ANNOTATED = [(f"annotated_{name}", pa.float64()) for name in Promise._fields]
 WORK = pa.schema([(name, pa.string()) for name in ("id", "fingerprint", "media", "uri")] + _ANNOTATED)
 REPORT = pa.schema(

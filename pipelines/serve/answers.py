@@ -11,25 +11,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spacevllm.answer import Answer, further_dict
 from spacevllm.tube import Tube
 
 _BOXES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A tube, and its JSON form (``Tube.to_dict``) as compact text."""
+class Written:
+    """An answer, and its JSON form (``Answer.to_dict``) as compact text."""
 
-    tube: Tube
+    answer: Answer
     text: str
 
     @classmethod
-    def of(cls, tube: Tube) -> Answer:
-        head = replace(tube, begin_frame=0, end_frame=0, boxes=tube.boxes[:0]).to_dict()
-        if tube.span:
-            head |= {"begin_frame": tube.begin_frame, "end_frame": tube.end_frame}
-        del head["boxes"]
-        return cls(tube, with_last(head, "boxes", boxes_json(tube)))
+    def of(cls, answer: Answer) -> Written:
+        text = with_last(_head(answer.best), "boxes", boxes_json(answer.best))
+        return cls(answer, f'{text[:-1]},"more":{more_json(answer)}}}' if len(answer) > 1 else text)
+
+
+def _head(tube: Tube) -> dict[str, Any]:
+    """All but its boxes."""
+    head = replace(tube, begin_frame=0, end_frame=0, boxes=tube.boxes[:0]).to_dict()
+    if tube.span:
+        head |= {"begin_frame": tube.begin_frame, "end_frame": tube.end_frame}
+    del head["boxes"]
+    return head
+
+
+def more_json(answer: Answer) -> str:
+    """The tubes behind the best, as ``Answer.to_dict`` lists them in ``more``."""
+    heads = ((further_dict(_head(tube) | {"track": tube.track}), tube) for tube in answer[1:])
+    return f"[{','.join(with_last(head, 'boxes', boxes_json(tube)) for head, tube in heads)}]"
 
 
 def boxes_json(tube: Tube) -> str:
@@ -44,7 +57,7 @@ def _rows(tube: Tube) -> Iterator[str]:
         yield compact(replace(tube, begin_frame=begin, end_frame=end, boxes=boxes).to_dict()["boxes"])[1:-1]
 
 
-def answers_json(head: dict[str, Any], answers: Sequence[Answer]) -> str:
+def answers_json(head: dict[str, Any], answers: Sequence[Written]) -> str:
     """``head`` with the answers as ``tubes``."""
     return with_last(head, "tubes", f"[{','.join(answer.text for answer in answers)}]")
 

@@ -16,12 +16,14 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from pipelines.serve.answers import boxes_json, with_last
+from pipelines.serve.answers import boxes_json, more_json, with_last
 from pipelines.serve.problems import Problem
 from pipelines.serve.requests import JSON_BYTES, check_questions, parse, read_body
 from pipelines.serve.service import Service
 from pipelines.serve.store import Video
-from spacevllm.tube import ABSENT, Tube
+from spacevllm.answer import Answer
+from spacevllm.tube import ABSENT
+from spacevllm.words.answers import format_spans
 
 
 class Url(BaseModel):
@@ -68,8 +70,8 @@ async def complete(request: Request, service: Service) -> dict[str, Any] | Strea
     url, question = _last_video(asked.messages), _last_question(asked.messages)
     check_questions([question], config)
     video = await _open(url, service)
-    [answer] = await service.ground(video, [question])
-    text = await asyncio.to_thread(answer_text, answer.tube)
+    [written] = await service.ground(video, [question])
+    text = await asyncio.to_thread(answer_text, written.answer)
     if asked.stream:
         return StreamingResponse(_events(text, service.facts["model"]), media_type="text/event-stream")
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
@@ -87,17 +89,19 @@ def check_model(name: str, service: Service) -> None:
         raise Problem(404, "unknown_model", f"{name[:200]}: this server answers with {service.facts['model']!r} only")
 
 
-def answer_text(tube: Tube) -> str:
-    """The span as a sentence, or that it is not there; below a span one line of JSON with the same and the boxes."""
-    if tube.says_absent:
+def answer_text(answer: Answer) -> str:
+    """The spans as a sentence, or that it is not there; below it one line of JSON with the best span and its boxes, and
+    with ``more`` where there are more tubes."""
+    if answer.says_absent:
         return ABSENT
-    if tube.span is None:
-        return f"No time could be read from the answer: {tube.answer}"
-    begin_s, end_s = tube.span.begin_s, tube.span.end_s
-    facts = {"span": [begin_s, end_s], "confidence": tube.confidence, "present": tube.present}
-    facts |= {"width": tube.width, "height": tube.height}
-    doubt = "" if tube.present else "Probably not there. "
-    return f"{doubt}From {begin_s:.2f}s to {end_s:.2f}s.\n{with_last(facts, 'boxes', boxes_json(tube))}"
+    if answer.span is None:
+        return f"No time could be read from the answer: {answer.answer}"
+    facts: dict[str, Any] = {"span": [answer.begin_s, answer.end_s]}
+    facts |= {name: getattr(answer, name) for name in ("confidence", "present", "width", "height")}
+    doubt = "" if answer.present else "Probably not there. "
+    said = with_last(facts, "boxes", boxes_json(answer.best))
+    said = f'{said[:-1]},"more":{more_json(answer)}}}' if len(answer) > 1 else said
+    return f"{doubt}{format_spans([tube.span for tube in answer if tube.span])}\n{said}"
 
 
 async def _open(url: str, service: Service) -> Video:

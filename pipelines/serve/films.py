@@ -11,14 +11,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from spacevllm.answer import Answer
 from spacevllm.span import Span
-from spacevllm.tube import Tube
 from spacevllm.video.reader import SampledFrames
 from spacevllm.windows import Walked, ground_film
 
 T = TypeVar("T")
 Read = Callable[[Span], Coroutine[Any, Any, SampledFrames]]
-Ask = Callable[[SampledFrames, Sequence[str]], Coroutine[Any, Any, list[Tube]]]
+Ask = Callable[[SampledFrames, Sequence[str]], Coroutine[Any, Any, list[Answer]]]
 Tell = Callable[[Walked], None]
 
 
@@ -30,7 +30,7 @@ class FilmWalks:
 
     async def ground(
         self, read: Read, ask: Ask, whole: Span, num_frames: int, questions: Sequence[str], tell: Tell
-    ) -> list[Tube]:  # fmt: skip
+    ) -> list[Answer]:  # fmt: skip
         """``ground_film`` over coroutines; cancelled, it ends before the next window. ``tell`` is called in its thread.
 
         Raises:

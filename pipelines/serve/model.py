@@ -20,8 +20,8 @@ from ray import serve
 from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
+from spacevllm.answer import Answer
 from spacevllm.imports import no_garbage
-from spacevllm.tube import Tube
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 from spacevllm.video.size import fit_size
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch and transformers are the copies' affair: the process 
 log = logging.getLogger(__name__)
 
 
-Answered = list[Tube] | str | None  # tubes, or what went wrong; None: the video is not remembered
+Answered = list[Answer] | str | None  # answers, or what went wrong; None: the video is not remembered
 
 
 @serve.deployment
@@ -67,8 +67,8 @@ class GroundModel:
             "memories": memories,
         }
 
-    async def ground(self, ask: Ask) -> list[Tube] | None:
-        """One tube for each question; None when the frames are needed and were not sent.
+    async def ground(self, ask: Ask) -> list[Answer] | None:
+        """One answer for each question; None when the frames are needed and were not sent.
 
         Raises:
             RuntimeError: the model failed on them.
@@ -138,8 +138,8 @@ def _answer_video(
     predictor: Predictor, clip: SampledFrames, key: str, questions: Sequence[Sequence[str]]
 ) -> list[Answered]:
     try:
-        tubes = iter(predictor.ground(clip, [q for asked in questions for q in asked], key=key))
-        return [[next(tubes) for _ in asked] for asked in questions]
+        found = iter(predictor.ground(clip, [q for asked in questions for q in asked], key=key))
+        return [[next(found) for _ in asked] for asked in questions]
     except Exception as error:
         if len(questions) > 1:  # one request's trouble is not that of the others
             return [_answer_video(predictor, clip, key, [asked])[0] for asked in questions]

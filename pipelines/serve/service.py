@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.serve import metrics
-from pipelines.serve.answers import Answer
+from pipelines.serve.answers import Written
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.films import FilmWalks, Tell
 from pipelines.serve.problems import Problem
 from pipelines.serve.requests import check_questions
 from pipelines.serve.store import Video
 from pipelines.serve.videos import Videos, refusal
+from spacevllm.answer import Answer
 from spacevllm.span import Span
-from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.windows import is_film
@@ -110,7 +110,7 @@ class Service:
 
     async def ground(
         self, video: Video, questions: Sequence[str], name: str = "", tell: Tell = lambda _: None
-    ) -> list[Answer]:
+    ) -> list[Written]:
         """One answer for each question; what was asked before is asked anew.
 
         Args:
@@ -138,7 +138,7 @@ class Service:
         known = {question: await asyncio.to_thread(asked, video, question) for question in dict.fromkeys(questions)}
         new = [question for question, answer in known.items() if answer is None]
         if new:
-            known |= {answer.tube.question: answer.text for answer in await self.ground(video, new)}
+            known |= {one.answer.question: one.text for one in await self.ground(video, new)}
         return await self.videos.draw(video, [known[question] or "" for question in questions])
 
     def _check_boxes(self, video: Video, questions: Sequence[str]) -> None:
@@ -147,13 +147,13 @@ class Service:
             asked = f"{len(questions)} questions about {frames} frames may be answered with more than {most} boxes"
             raise Problem(422, "too_many_boxes", f"{video.name}: {asked}; ask fewer at once")
 
-    def _written(self, video: Video, tubes: Sequence[Tube], name: str) -> list[Answer]:
-        answers = [Answer.of(replace(tube, video=name)) for tube in tubes]
-        for answer in answers:
-            self.videos.store.remember(video, answer.tube.question, answer.text)
-        return answers
+    def _written(self, video: Video, answers: Sequence[Answer], name: str) -> list[Written]:
+        written = [Written.of(answer.of_video(name)) for answer in answers]
+        for one in written:
+            self.videos.store.remember(video, one.answer.question, one.text)
+        return written
 
-    async def _ground_at_once(self, video: Video, questions: Sequence[str]) -> list[Tube]:
+    async def _ground_at_once(self, video: Video, questions: Sequence[str]) -> list[Answer]:
         tubes = None
         if video.id in self._read:  # its frames need not travel
             tubes = await self._ask(Ask(video.id, questions))
@@ -162,8 +162,8 @@ class Service:
         self._note(video.id)
         return _answered(tubes)
 
-    async def _ground_film(self, video: Video, questions: Sequence[str], tell: Tell) -> list[Tube]:
-        async def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Tube]:
+    async def _ground_film(self, video: Video, questions: Sequence[str], tell: Tell) -> list[Answer]:
+        async def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Answer]:
             part = shown_part(clip)  # what several ask of the same part shares a pass
             key = f"{video.id}@{part.begin_s:.3f}-{part.end_s:.3f}"
             return _answered(await self._ask(Ask(key, asked, clip, keep=False)))
@@ -174,9 +174,9 @@ class Service:
         except VideoError as error:
             raise refusal(error, video) from None
 
-    async def _ask(self, ask: Ask) -> list[Tube] | None:
+    async def _ask(self, ask: Ask) -> list[Answer] | None:
         try:
-            tubes: list[Tube] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
+            tubes: list[Answer] | None = await self.model.options(session_id=ask.key).ground.remote(ask)
         except BackPressureError:
             raise BUSY from None
         except (DeploymentUnavailableError, RayActorError) as error:  # the second: its copy died while it answered
@@ -191,7 +191,7 @@ class Service:
             self._read.popitem(last=False)
 
 
-def _answered(tubes: list[Tube] | None) -> list[Tube]:
+def _answered(tubes: list[Answer] | None) -> list[Answer]:
     if tubes is None:
         raise Problem(500, "internal_error", "the model took the frames and did not answer")
     return tubes

@@ -21,9 +21,9 @@ from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.metrics import DECODE_SECONDS
 from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
+from spacevllm.answer import Answer
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.span import Span
-from spacevllm.tube import Tube
 from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
@@ -193,9 +193,9 @@ class Videos:
     def _draw(self, video: Video, answers: Sequence[str], key: str, child: GuardedSampler) -> Path:
         if path := self.store.drawing(video, key):  # somebody else had it drawn while this waited
             return path
-        tubes = [Tube.from_dict(json.loads(answer)) for answer in answers]
+        found = [Answer.from_dict(json.loads(answer)) for answer in answers]
         with self.store.incoming() as folder:  # a child that is killed leaves a part of it
-            drawn: Path = child.run(draw_overlay, video.path, tubes, str(folder / "overlay.mp4"))
+            drawn: Path = child.run(draw_overlay, video.path, found, str(folder / "overlay.mp4"))
             return self.store.add_drawing(video, key, drawn)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
+from spacevllm.span import Span
 from spacevllm.tube import ABSENT
 
 Task = Literal["stvg", "vtg", "rec", "qa"]
@@ -37,6 +38,17 @@ PART_COLUMNS = (
     "num_frames",
 )
 
+FURTHER = pa.struct(
+    [
+        ("track", pa.int64()),
+        ("begin_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("begin_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("box_frames", pa.list_(pa.int64())),
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -63,8 +75,36 @@ SCHEMA = pa.schema(
         ("sentence_type", pa.string()),
         ("segment_begin_frame", pa.int64()),
         ("segment_end_frame", pa.int64()),
+        ("more", pa.list_(FURTHER)),  # null in shards that have none, missing in older ones
     ]
 )
+
+
+@dataclass(frozen=True)
+class TrueTube:
+    """One right answer among several, frames, seconds and boxes as in ``Instance``.
+
+    Attributes:
+        track: which thing; 0 is the instance's own, of which this is a further span. Its boxes are the track's: empty
+            where an earlier tube of the same track has them.
+    """
+
+    track: int
+    begin_s: float
+    end_s: float
+    begin_frame: int | None = None
+    end_frame: int | None = None
+    box_frames: list[int] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> TrueTube:
+        """From an item of the column ``more``; other fields are ignored. Raises ValueError: a field is missing."""
+        missing = [name for name in ("track", "begin_s", "end_s") if row.get(name) is None]
+        if missing:
+            raise ValueError(f"a further tube needs {', '.join(missing)}")
+        known = {name: row[name] for name in FURTHER.names if name in row}
+        return cls(**(known | _lists(known)))
 
 
 @dataclass(frozen=True)
@@ -94,6 +134,7 @@ class Instance:
             duration): benchmarks report them apart.
         segment_begin_frame, segment_end_frame: the clip of the video to look at (VidSTG's used_segment), half-open;
             None: the whole video.
+        more: of stvg and vtg, the further tubes where several are right: it happens again, or another thing fits, too.
     """
 
     id: str
@@ -120,6 +161,7 @@ class Instance:
     sentence_type: str = "declarative"
     segment_begin_frame: int | None = None
     segment_end_frame: int | None = None
+    more: list[TrueTube] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -136,6 +178,8 @@ class Instance:
             raise ValueError(f"instance {self.id}: duration_s is negative or not finite")
         if not self.present and (self.begin_s is not None or self.boxes):
             raise ValueError(f"instance {self.id}: {ABSENT!r} is the answer, but there is a span or a box")
+        if self.more and (not self.present or self.task not in ("stvg", "vtg")):
+            raise ValueError(f"instance {self.id}: more tubes, but the task is {self.task} or nothing is there")
         if not self.present:
             return
         if self.task in ("stvg", "vtg") and (self.begin_s is None or self.end_s is None):
@@ -144,6 +188,11 @@ class Instance:
             raise ValueError(f"instance {self.id}: the span is empty or inverted, or begins before the video")
         if self.task in ("stvg", "rec") and not self.boxes:
             raise ValueError(f"instance {self.id}: task {self.task} needs boxes")
+        boxed = {0}
+        for number, tube in enumerate(self.more):
+            if wrong := _fault(tube, needs_boxes=self.task == "stvg" and tube.track not in boxed):
+                raise ValueError(f"instance {self.id}: more[{number}]: {wrong}")
+            boxed.add(tube.track)
 
     @property
     def present(self) -> bool:
@@ -156,10 +205,33 @@ class Instance:
 
     @property
     def ends_after_media(self) -> bool:
-        """Whether the span ends after the video does. Some annotations do; they are kept as they are."""
-        if self.end_frame is not None and self.num_frames:
-            return self.end_frame > self.num_frames
-        return self.end_s is not None and 0 < self.duration_s < self.end_s
+        """Whether a span ends after the video does. Some annotations do; they are kept as they are."""
+        further = any(self._is_past_end(tube.end_frame, tube.end_s) for tube in self.more)
+        return further or self._is_past_end(self.end_frame, self.end_s)
+
+    def _is_past_end(self, end_frame: int | None, end_s: float | None) -> bool:
+        if end_frame is not None and self.num_frames:
+            return end_frame > self.num_frames
+        return end_s is not None and 0 < self.duration_s < end_s
+
+    @property
+    def tubes(self) -> list[TrueTube]:
+        """All right answers, the instance's own first, each with the boxes of its track; empty without a span."""
+        if self.begin_s is None or self.end_s is None:
+            return []
+        found = [TrueTube(0, self.begin_s, self.end_s, self.begin_frame, self.end_frame, self.box_frames, self.boxes)]
+        for tube in self.more:
+            same = next((other for other in found if other.track == tube.track), tube)
+            boxed = same if not tube.boxes else tube
+            found.append(replace(tube, box_frames=boxed.box_frames, boxes=boxed.boxes))
+        return found
+
+    @property
+    def spans(self) -> list[Span]:
+        """When the first thing does it, in order of time; what ends after the video ends with it."""
+        mine = sorted((tube for tube in self.tubes if tube.track == 0), key=lambda tube: tube.begin_s)
+        past_end = (self._is_past_end(tube.end_frame, tube.end_s) for tube in mine)
+        return [Span(t.begin_s, self.duration_s if past else t.end_s) for t, past in zip(mine, past_end, strict=True)]
 
     @property
     def shown_s(self) -> Part:
@@ -170,11 +242,19 @@ class Instance:
         """The same question about a clip that begins there: seconds count from it, frames as before."""
         if self.begin_s is None or self.end_s is None or not begin_s:
             return self
-        return replace(self, begin_s=max(self.begin_s - begin_s, 0.0), end_s=self.end_s - begin_s)
+        more = [
+            replace(tube, begin_s=max(tube.begin_s - begin_s, 0.0), end_s=tube.end_s - begin_s)
+            for tube in self.more
+            if tube.end_s > begin_s
+        ]
+        return replace(self, begin_s=max(self.begin_s - begin_s, 0.0), end_s=self.end_s - begin_s, more=more)
 
     def to_row(self) -> dict[str, Any]:
-        """A row of ``SCHEMA``."""
-        return asdict(self)
+        """A row of ``SCHEMA``, without an empty ``more``: lines of records with one tube stay as they ever were."""
+        row = asdict(self)
+        if not self.more:
+            del row["more"]
+        return row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Instance:
@@ -184,11 +264,13 @@ class Instance:
             ValueError: the record contradicts itself; the message names the id and the field.
         """
         known = {name: row[name] for name in SCHEMA.names if name in row}
-        for name in ("options", "box_frames"):
-            known[name] = list(known[name]) if known.get(name) is not None else []
-        boxes = known.get("boxes")
-        known["boxes"] = [list(map(float, box)) for box in boxes] if boxes is not None else []
-        return cls(**known)
+        more = known.get("more")
+        try:
+            known["more"] = [TrueTube.from_row(tube) for tube in more] if more is not None else []
+        except ValueError as error:
+            raise ValueError(f"instance {row.get('id')}: more: {error}") from None
+        known["options"] = list(known["options"]) if known.get("options") is not None else []
+        return cls(**known | _lists(known))
 
 
 def shown_part(row: Mapping[str, Any]) -> Part:
@@ -205,6 +287,26 @@ def shown_part(row: Mapping[str, Any]) -> Part:
     fps, last = Fraction(row["fps_num"], row["fps_den"]), end >= row["num_frames"] > 0
     # the middle of its first and last frame: no rounding of either side brings in a neighbour
     return float((begin + 0.5) / fps) if begin else None, None if last else float((end - 0.5) / fps)
+
+
+def _lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Frames and boxes of a row as lists; Ray Data hands arrays over, JSON lines may lack them."""
+    frames, boxes = row.get("box_frames"), row.get("boxes")
+    return {
+        "box_frames": list(frames) if frames is not None else [],
+        "boxes": [list(map(float, box)) for box in boxes] if boxes is not None else [],
+    }
+
+
+def _fault(tube: TrueTube, needs_boxes: bool) -> str:
+    """What is wrong with a further tube; ``""``: nothing."""
+    if not 0 <= tube.begin_s < tube.end_s:
+        return "the span is empty or inverted, or begins before the video"
+    if (tube.begin_frame is None) != (tube.end_frame is None):
+        return "begin_frame and end_frame go together"
+    if tube.track < 0 or len(tube.box_frames) != len(tube.boxes):
+        return "track is below 0" if tube.track < 0 else "box_frames and boxes differ in number"
+    return f"track {tube.track} needs boxes" if needs_boxes and not tube.boxes else ""
 
 
 def instance_id(*parts: object) -> str:

@@ -36,10 +36,10 @@ class Promise(NamedTuple):
 
 def promise_of(row: Mapping[str, Any]) -> Promise:
     """Of one record, a row of ``SCHEMA``. Images promise no frame rate."""
-    boxed = max(row["box_frames"] or [-1]) + 1
+    tubes = [row, *(row.get("more") or ())]
     fps = row["fps_num"] / row["fps_den"] if row["fps_den"] else 0.0
     counted = row["num_frames"] if row["media_type"] == "image" or row["fps_num"] else 0  # 1 is the field's default
-    last = max(boxed, row["end_frame"] or 0)
+    last = max(max(max(tube["box_frames"] or [-1]) + 1, tube["end_frame"] or 0) for tube in tubes)
     return Promise(fps, counted, row["width"], row["height"], row["duration_s"], last)
 
 

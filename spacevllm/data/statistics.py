@@ -70,8 +70,8 @@ class Statistics:
         self._add_boxes(table)
 
     def _add_spans(self, table: pa.Table) -> None:
-        spans = table.filter(pc.is_valid(table["begin_s"]))
-        begin, end, duration = (_floats(spans, name) for name in ("begin_s", "end_s", "duration_s"))
+        begin, end, row = _all_spans(table)
+        duration = _floats(table, "duration_s")[row]
         self.span_s.add(end - begin)
         known = duration > 0
         begin, end, duration = begin[known], end[known].clip(max=duration[known]), duration[known]
@@ -80,11 +80,8 @@ class Statistics:
         self.span_share.add((end - begin) / duration)
 
     def _add_boxes(self, table: pa.Table) -> None:
-        rows = table.combine_chunks()
-        counts = pc.list_value_length(rows["boxes"]).fill_null(0).to_numpy()
-        corners = rows["boxes"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
-        boxes = corners.astype(np.float64).reshape(-1, 4)
-        size = np.stack([np.repeat(_floats(rows, name), counts) for name in ("width", "height")], axis=-1)
+        boxes, row = all_boxes(table)
+        size = np.stack([_floats(table, name)[row] for name in ("width", "height")], axis=-1)
         known = (size > 0).all(-1)
         boxes, size = boxes[known], size[known]
         self.num_boxes += len(boxes)
@@ -92,6 +89,53 @@ class Statistics:
         centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 / size.clip(min=1)).clip(0, 1 - 1e-9)  # (N, 2) x, y
         at = (centre[:, 1] * GRID[0]).astype(int) * GRID[1] + (centre[:, 0] * GRID[1]).astype(int)
         self.centres += np.bincount(at, minlength=GRID[0] * GRID[1]).reshape(GRID)
+
+
+def all_boxes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Every box of rows of ``SCHEMA``, those of further tubes behind all others.
+
+    Returns:
+        (N, 4) float64 xyxy, and (N,) int, the row of each.
+    """
+    own, further = table["boxes"].combine_chunks(), _further(table)
+    found = [_flat(own, np.arange(table.num_rows))]
+    if further is not None:
+        found.append(_flat(pc.struct_field(further.tubes, "boxes"), further.rows))
+    boxes, rows = zip(*found, strict=True)
+    return np.concatenate(boxes), np.concatenate(rows)
+
+
+class _Further(NamedTuple):
+    """tubes: of the column ``more`` of all rows, one struct each. rows: (M,) int, the row of each."""
+
+    tubes: pa.StructArray
+    rows: np.ndarray
+
+
+def _further(table: pa.Table) -> _Further | None:
+    """None in tables that are older than the column."""
+    if "more" not in table.column_names:
+        return None
+    column = table["more"].combine_chunks()
+    return _Further(pc.list_flatten(column), pc.list_parent_indices(column).to_numpy())
+
+
+def _all_spans(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N,) begins and ends in seconds of all spans, and the row of each."""
+    rows = np.flatnonzero(table["begin_s"].is_valid().to_numpy())
+    found = [[*(_floats(table, name)[rows] for name in ("begin_s", "end_s")), rows]]
+    if further := _further(table):
+        begin, end = (pc.struct_field(further.tubes, name).to_numpy() for name in ("begin_s", "end_s"))
+        found.append([begin, end, further.rows])
+    begin, end, row = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return begin, end, row
+
+
+def _flat(boxes: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A list of boxes for each of ``rows`` → (N, 4) float64 and (N,) their rows."""
+    counts = pc.list_value_length(boxes).fill_null(0).to_numpy()
+    corners = boxes.flatten().flatten().to_numpy(zero_copy_only=False)
+    return corners.astype(np.float64).reshape(-1, 4), np.repeat(rows, counts)
 
 
 def _floats(table: pa.Table, name: str) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from spacevllm.data.instance import Instance
+from spacevllm.answer import Answer
+from spacevllm.data.instance import Instance, TrueTube
 from spacevllm.evaluation.protocols import truth_boxes
 from spacevllm.span import Span
 from spacevllm.tube import Tube
@@ -18,34 +20,50 @@ TRUTH = "#f4f4f2"
 
 def draw_overlay(
     video: str | Path,
-    tubes: Sequence[Tube],
+    answers: Sequence[Answer | Tube],
     out: str | Path,
     truth: Instance | Tube | None = None,
     part: Span | None = None,
 ) -> Path:
-    """Writes ``video`` with ``tubes`` (and the truth) drawn in as an MP4 without sound.
+    """Writes ``video`` with ``answers`` (and the truth) drawn in as an MP4 without sound.
 
     Args:
-        video: local path of the video the tubes speak of.
-        tubes: one question each, in colours of their own; one without a span keeps its caption and has no box.
+        video: local path of the video the answers speak of.
+        answers: one question each; every thing in a colour of its own. One without a span has a caption and no box.
         out, part: see ``draw_marks``.
-        truth: the right answer: an instance (a span, and boxes where annotated) or a tube.
+        truth: the right answer: an instance (spans, and boxes where annotated) or a tube.
 
     Raises:
         VideoError: the video cannot be read.
     """
-    marks = [tube.mark(COLOURS[i % len(COLOURS)]) for i, tube in enumerate(tubes)]
-    return draw_marks(video, marks if truth is None else [*marks, truth_mark(truth)], out, part)
+    marks: list[Mark] = []
+    for answer in (one if isinstance(one, Answer) else Answer([one]) for one in answers):
+        first = len(marks) % len(COLOURS)
+        marks += answer.marks(COLOURS[first:] + COLOURS[:first])
+    return draw_marks(video, marks if truth is None else [*marks, *truth_marks(truth)], out, part)
 
 
-def truth_mark(truth: Instance | Tube) -> Mark:
-    """The right answer, in white."""
+def truth_marks(truth: Instance | Tube) -> list[Mark]:
+    """The right answer, in white, one mark a thing."""
     if isinstance(truth, Tube):
-        mark = truth.mark(TRUTH)
-        return Mark("Truth", mark.detail, TRUTH, mark.span_s, mark.first_frame, mark.boxes, is_truth=True)
-    span = (truth.begin_s, truth.end_s) if truth.begin_s is not None and truth.end_s is not None else None
+        return [replace(truth.mark(TRUTH), text="Truth", is_truth=True)]
+    if not truth.tubes:
+        return [Mark("Truth", "", TRUTH, None, 0, np.zeros((0, 4)), is_truth=True)]
+    found: dict[int, Mark] = {}
+    for tube in truth.tubes:
+        mark = _truth_mark(truth, tube)
+        first = found.setdefault(tube.track, mark)
+        if first is not mark:
+            more = (*first.more, mark)
+            found[tube.track] = replace(first, more=more, detail=f"{first.detail}; {mark.detail}")
+    return list(found.values())
+
+
+def _truth_mark(truth: Instance, tube: TrueTube) -> Mark:
     frames, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
-    if truth.begin_frame is not None and truth.end_frame is not None:
-        frames, boxes = truth_boxes(truth, (truth.begin_frame, truth.end_frame))
-    detail = f"{span[0]:.2f} to {span[1]:.2f} s" if span else ""
-    return Mark("Truth", detail, TRUTH, span, int(frames[0]) if len(frames) else 0, boxes, is_truth=True)
+    if tube.begin_frame is not None and tube.end_frame is not None:
+        own = replace(truth, box_frames=tube.box_frames, boxes=tube.boxes, more=[])
+        frames, boxes = truth_boxes(own, (tube.begin_frame, tube.end_frame))
+    detail = f"{tube.begin_s:.2f} to {tube.end_s:.2f} s"
+    first, span = int(frames[0]) if len(frames) else 0, (tube.begin_s, tube.end_s)
+    return Mark("Truth", detail, TRUTH, span, first, boxes, is_truth=True)

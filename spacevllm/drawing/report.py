@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from spacevllm.answer import Answer
 from spacevllm.calibration import RECALL
-from spacevllm.data.instance import TASKS, Instance
+from spacevllm.data.instance import TASKS, Instance, TrueTube
 from spacevllm.drawing.page import template
 from spacevllm.span import Span
 from spacevllm.tube import Tube
+from spacevllm.video.overlay import COLOURS
 
 MEBIBYTE = 2**20
 NOT_THERE = "not there"  # status of an answer that says so
@@ -44,7 +46,7 @@ class ReportItem:
 
     Attributes:
         question, video: as asked and as given.
-        tube: the answer; None for a row that failed.
+        tube: the answer, an ``Answer`` where it has several; None for a row that failed.
         truth: the right answer where it is known.
         overlay: the MP4 with the tube drawn in, if one was made.
         tiou, viou: in [0, 1], None where there is no truth.
@@ -54,7 +56,7 @@ class ReportItem:
 
     question: str
     video: str
-    tube: Tube | None = None
+    tube: Answer | Tube | None = None
     truth: Instance | None = None
     overlay: str | Path | None = None
     tiou: float | None = None
@@ -65,11 +67,15 @@ class ReportItem:
 
 
 class Bar(NamedTuple):
-    """A span on the timeline: percent of the clip, and its seconds in words."""
+    """A span on the timeline: percent of the clip, and its seconds in words. Things share its height: ``top`` and
+    ``height`` are shares of it; ``colour`` is that of the box in the clip, ``""``: the page's own, of the first."""
 
     left: float
     width: float
     words: str
+    colour: str
+    top: float
+    height: float
 
 
 class Line(NamedTuple):
@@ -166,7 +172,16 @@ def score_tables(scores: Mapping[str, Any]) -> list[Table]:
         protocols = {k: v for k, v in summary.items() if k != "baselines"} if task == "stvg" else {"": summary}
         for protocol, table in protocols.items():
             tables.append(_table(task, protocol, table, beside))
-    return [*tables, *_presence(scores.get("presence") or {})]
+    return [*tables, *_several(scores.get("several") or {}), *_presence(scores.get("presence") or {})]
+
+
+def _several(found: Mapping[str, Any]) -> Iterator[Table]:
+    """All right tubes of the questions that have more than one."""
+    for task, values in found.items():
+        columns = [key for key, value in values.items() if isinstance(value, float)]
+        line = Line("this model", "model", [values[column] for column in columns], values["n_queries"])
+        note = f"{values['n_queries']} questions with several right tubes, all of them counted"
+        yield Table(f"{TASK_TITLES[task]}: several", note, columns, [line])
 
 
 def _presence(found: Mapping[str, Any]) -> Iterator[Table]:
@@ -201,8 +216,10 @@ def _table(task: str, protocol: str, scores: Mapping[str, Any], baselines: Mappi
 def _card(item: ReportItem, clip: Clip) -> dict[str, Any]:
     tube, truth = item.tube, item.truth
     duration = (tube.duration_s if tube else truth.duration_s if truth else 0.0) or 1e-3
-    mark = tube.mark("") if tube else None
-    known = truth is not None and truth.begin_s is not None and truth.end_s is not None
+    answer = Answer([tube]) if isinstance(tube, Tube) else tube
+    tracks = answer.tracks() if answer else []
+    spans = [_bar(_seconds(t), duration, n, len(tracks)) for n, track in enumerate(tracks) for t in track if t.span]
+    truths = [_bar(_seconds(one), duration) for one in truth.tubes] if truth else []
     return {
         "item": item,
         "clip": clip,
@@ -210,21 +227,28 @@ def _card(item: ReportItem, clip: Clip) -> dict[str, Any]:
         "duration": duration,
         "clip_begin": item.shown.begin_s if item.shown else 0.0,
         "rest_s": _rest_s(tube, item.shown) if tube and tube.span else None,
-        "answer": _bar(mark.span_s, duration) if mark and mark.span_s else None,
-        "truth": _bar((truth.begin_s, truth.end_s), duration) if known and truth else None,
+        "answers": spans,
+        "truths": truths,
+        "answer": "; ".join(bar.words for bar in spans),
+        "truth": "; ".join(bar.words for bar in truths),
         "score": item.viou if item.viou is not None else item.tiou,
     }
 
 
-def _rest_s(tube: Tube, shown: Span | None) -> float:
+def _rest_s(tube: Answer | Tube, shown: Span | None) -> float:
     """The middle of the span's first frame, in the clip, which begins with the frame that ``shown`` begins in."""
     first = math.floor(shown.begin_s * tube.fps + 1e-6) if shown else 0
     return max(tube.begin_frame - first + 0.5, 0.0) / tube.fps
 
 
-def _bar(span: tuple[Any, Any], duration: float) -> Bar:
+def _seconds(tube: Tube | TrueTube) -> tuple[Any, Any]:
+    return tube.begin_s, tube.end_s
+
+
+def _bar(span: tuple[Any, Any], duration: float, track: int = 0, num_tracks: int = 1) -> Bar:
     begin, end = (min(max(float(second) / duration, 0.0), 1.0) * 100 for second in span)
-    return Bar(round(begin, 3), round(max(end - begin, 0.4), 3), f"{span[0]:.2f} – {span[1]:.2f} s")
+    words, colour = f"{span[0]:.2f} – {span[1]:.2f} s", COLOURS[track % len(COLOURS)] if track else ""
+    return Bar(round(begin, 3), round(max(end - begin, 0.4), 3), words, colour, track / num_tracks, 1 / num_tracks)
 
 
 def _embed(items: Sequence[ReportItem], folder: Path, max_videos: int, max_bytes: int) -> list[Clip]:

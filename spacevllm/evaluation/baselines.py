@@ -29,8 +29,11 @@ def known_tracks(instances: Sequence[Instance]) -> dict[str, list[Track]]:
     """Every different annotated track of each media, in an order that does not depend on that of the instances."""
     found: dict[str, dict[bytes, Track]] = {}
     for instance in instances:
-        if instance.boxes:
-            track = Track(np.array(instance.box_frames, np.int64), np.array(instance.boxes, np.float64))
+        own = (instance.box_frames, instance.boxes)
+        for frames, boxes in (own, *((tube.box_frames, tube.boxes) for tube in instance.more)):
+            if not boxes:
+                continue
+            track = Track(np.array(frames, np.int64), np.array(boxes, np.float64))
             found.setdefault(instance.media, {})[track.frames.tobytes() + track.boxes.tobytes()] = track
     return {media: [tracks[key] for key in sorted(tracks)] for media, tracks in found.items()}
 

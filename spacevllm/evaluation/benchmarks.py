@@ -14,6 +14,7 @@ from spacevllm.data.sources.base import Dropped, SourceFiles
 from spacevllm.evaluation.annotations import egoschema, generic_stvg, mvbench, tempcompass, video_mme
 from spacevllm.evaluation.baselines import known_tracks
 from spacevllm.evaluation.scoring import Answers, baseline_scores, score
+from spacevllm.evaluation.several import summarise_several
 from spacevllm.evaluation.summary import Row, Summary, confidence, groups, means_and_counts
 
 
@@ -113,17 +114,20 @@ def score_benchmark(
 
     Returns:
         Means, counts and confidence intervals, the same again for each group that the benchmark reports apart; with
-        several protocols one such table under the name of each, beside the counts. And the rows of ``score``.
+        several protocols one such table under the name of each, beside the counts. Where questions have several right
+        tubes, ``several``, too. And the rows of ``score``.
     """
     benchmark = BENCHMARKS[name]
+    several = summarise_several(instances, answers)
+    beside = {"several": several} if several else {}
     if instances[0].task != "stvg":
         rows = score(instances, answers)
-        return _table(benchmark, rows, seed), rows
+        return _table(benchmark, rows, seed) | beside, rows
     of = {protocol: score(instances, answers, protocol) for protocol in protocols}
     tables = {protocol: _table(benchmark, rows, seed) for protocol, rows in of.items()}
     first = tables[protocols[0]]
     counts = {key: value for key, value in first.items() if key.startswith("n_")}
-    return first if len(tables) == 1 else counts | tables, [row for rows in of.values() for row in rows]
+    return (first if len(tables) == 1 else counts | tables) | beside, [row for rows in of.values() for row in rows]
 
 
 def benchmark_baselines(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spacevllm.data.instance import Instance
-from spacevllm.evaluation.metrics import clean_boxes
+from spacevllm.evaluation.metrics import Interval, clean_boxes
 from spacevllm.tube import Tube, interpolate_boxes
 
 SAME_FRAMES = 1  # decoders disagree about the last one
@@ -29,12 +29,21 @@ class Prediction:
         begin_frame, end_frame: the span, 0-based and half-open.
         spoken: boxes that vIoU reads, inside the span. free: boxes that gt_vIoU reads, whatever the span. They are
             the same track unless the model says otherwise.
+        more: further tubes of the answer, which ``several`` reads; protocols score this one.
     """
 
     begin_frame: int
     end_frame: int
     spoken: Track
     free: Track
+    more: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Several spans in seconds, for a question about the time alone; the first is scored where one counts."""
+
+    spans: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)

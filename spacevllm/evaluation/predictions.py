@@ -4,14 +4,18 @@
 
 Frames are 0-based and half-open, boxes ``[frame, x1, y1, x2, y2]`` in pixels of the original frame, in the span or not.
 The span is taken from the first of these that is there: ``begin_frame`` and ``end_frame``, ``begin_s`` and ``end_s``,
-the times in ``answer``. A bad line costs its own query and is counted with its reason.
+``spans``, the times in ``answer``. A bad line costs its own query and is counted with its reason.
+
+An answer of several tubes lists the spans of one thing, ``"spans": [[2.0, 4.5], [8.0, 9.0]]`` in seconds, or further
+tubes with a span each, ``"more": [{"begin_frame": 60, "end_frame": 80, "boxes": [...]}]``, whose boxes are the line's
+own where they have none. The first span is the one that counts where only one does.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,11 +25,11 @@ from pydantic_core import from_json
 
 from spacevllm.data.instance import Instance
 from spacevllm.evaluation.metrics import Interval
-from spacevllm.evaluation.prediction import Prediction, Unreadable, clean_track
+from spacevllm.evaluation.prediction import Intervals, Prediction, Track, Unreadable, clean_track
 from spacevllm.evaluation.scoring import Answer
-from spacevllm.words.answers import parse_span
+from spacevllm.words.answers import parse_spans
 
-FIELDS = ("answer", "begin_frame", "end_frame", "begin_s", "end_s", "boxes")
+FIELDS = ("answer", "begin_frame", "end_frame", "begin_s", "end_s", "boxes", "spans", "more")
 _LARGEST = 2**53  # up to here a float64 holds every integer
 
 
@@ -117,22 +121,46 @@ def _answer(fields: Mapping[str, Any], instance: Instance, note: Note) -> Answer
 
 
 def _tube(fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note) -> Prediction | None:
-    span = _frame_span(fields, text, instance)
-    if span is None:
+    spans = _frame_spans(fields, text, instance)
+    if not spans:
         return None
-    begin, end = _inside(span, instance, note)
-    frames, boxes = _boxes(fields, note)
-    track = clean_track(frames, boxes, instance.width, instance.height)
-    return Prediction(begin, end, track, track)
+    track = _track(fields, instance, note)
+    begin, end = _inside(spans[0], instance, note)
+    more = [Prediction(*span, track, track) for span in _those_inside(spans[1:], instance, note)]
+    for further in _more(fields):
+        own = _track(further, instance, note) if further.get("boxes") else track
+        found = _frame_spans(further, None, instance)
+        more += [Prediction(*span, own, own) for span in _those_inside(found, instance, note)]
+    return Prediction(begin, end, track, track, tuple(more))
 
 
-def _seconds(fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note) -> Interval | None:
+def _track(fields: Mapping[str, Any], instance: Instance, note: Note) -> Track:
+    return clean_track(*_boxes(fields, note), instance.width, instance.height)
+
+
+def _more(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    more = fields.get("more") or []
+    if not isinstance(more, list) or not all(isinstance(further, dict) for further in more):
+        raise _Bad("wrong_type", "more is not a list of objects with a span each")
+    return more
+
+
+def _seconds(
+    fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note
+) -> Interval | Intervals | None:
+    spans = _second_spans(fields, text, instance)
+    for further in _more(fields) if spans else ():
+        spans += _second_spans(further, None, instance)
+    return Intervals(tuple(spans)) if len(spans) > 1 else spans[0] if spans else None
+
+
+def _second_spans(fields: Mapping[str, Any], text: str | None, instance: Instance) -> list[Interval]:
     frames = _pair(fields, "begin_frame", "end_frame")
-    if frames is not None:
-        if not instance.fps:
-            raise _Bad("no_fps", "the annotations give no frame rate: give begin_s and end_s")
-        return float(frames[0] / instance.fps), float(frames[1] / instance.fps)
-    return _seconds_pair(fields, text)
+    if frames is None:
+        return _seconds_pairs(fields, text)
+    if not instance.fps:
+        raise _Bad("no_fps", "the annotations give no frame rate: give begin_s and end_s")
+    return [(float(frames[0] / instance.fps), float(frames[1] / instance.fps))]
 
 
 def _box(fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note) -> np.ndarray | None:
@@ -148,31 +176,44 @@ def _words(fields: Mapping[str, Any], text: str | None, instance: Instance, note
     return text
 
 
-def _frame_span(fields: Mapping[str, Any], text: str | None, instance: Instance) -> tuple[int, int] | None:
-    """The span as it is given, in whole frames."""
+def _frame_spans(fields: Mapping[str, Any], text: str | None, instance: Instance) -> list[tuple[int, int]]:
+    """The spans as they are given, in whole frames."""
     frames = _pair(fields, "begin_frame", "end_frame")
     if frames is not None:
         begin, end = frames
         if begin % 1 or end % 1:
             raise _Bad("wrong_type", f"begin_frame and end_frame are {begin} and {end}, not whole numbers")
-        return int(begin), int(end)
-    seconds = _seconds_pair(fields, text)
-    if seconds is None:
-        return None
-    if not instance.fps:
-        raise _Bad("no_fps", "the annotations give no frame rate: give begin_frame and end_frame")
-    begin, end = (math.ceil(border * instance.fps - 0.5) for border in seconds)  # the nearest frame border
-    return begin, max(end, begin + 1)
+        return [(int(begin), int(end))]
+    spans = []
+    for seconds in _seconds_pairs(fields, text):
+        if not instance.fps:
+            raise _Bad("no_fps", "the annotations give no frame rate: give begin_frame and end_frame")
+        begin, end = (math.ceil(border * instance.fps - 0.5) for border in seconds)  # the nearest frame border
+        spans.append((begin, max(end, begin + 1)))
+    return spans
 
 
-def _seconds_pair(fields: Mapping[str, Any], text: str | None) -> Interval | None:
+def _seconds_pairs(fields: Mapping[str, Any], text: str | None) -> list[Interval]:
     seconds = _pair(fields, "begin_s", "end_s")
-    if seconds is not None or text is None:
-        return seconds
-    span = parse_span(text)
-    if span is None:
+    if seconds is not None:
+        return [seconds]
+    if listed := fields.get("spans"):
+        return [_listed(span) for span in listed] if isinstance(listed, list) else [_listed(listed)]
+    if text is None:
+        return []
+    spans = parse_spans(text)
+    if not spans:
         raise _Bad("no_span", f"no span can be read from the answer {text[:80]!r}")
-    return span.begin_s, span.end_s
+    return [(span.begin_s, span.end_s) for span in spans]
+
+
+def _listed(span: Any) -> Interval:
+    if not isinstance(span, list) or len(span) != 2:
+        raise _Bad("wrong_type", f"spans holds {str(span)[:80]}, not [begin, end] in seconds")
+    pair = _pair({"a span's begin": span[0], "its end": span[1]}, "a span's begin", "its end")
+    if pair is None:
+        raise _Bad("wrong_type", "spans holds a span of nulls")
+    return pair
 
 
 def _pair(fields: Mapping[str, Any], begin_name: str, end_name: str) -> Interval | None:
@@ -199,6 +240,15 @@ def _inside(span: tuple[int, int], instance: Instance, note: Note) -> tuple[int,
     if (begin, end) != span:
         note("span_past_video", f"frames [{span[0]}, {span[1]}) are cut to the video's [0, {stop})")
     return begin, end
+
+
+def _those_inside(spans: Iterable[tuple[int, int]], instance: Instance, note: Note) -> Iterator[tuple[int, int]]:
+    """Further spans: one that lies outside the video costs only itself."""
+    for span in spans:
+        try:
+            yield _inside(span, instance, note)
+        except _Bad as error:
+            note(error.kind, str(error))
 
 
 def _boxes(fields: Mapping[str, Any], note: Note) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spacevllm.answer import Answer
 from spacevllm.calibration import RECALL
 from spacevllm.data.instance import Instance
 from spacevllm.tube import Tube
@@ -61,7 +62,7 @@ def presence_rows(instances: Sequence[Instance], answers: Mapping[str, Any]) -> 
 
 
 def _row(instance: Instance, answer: Any) -> dict[str, Any]:
-    tube = answer if isinstance(answer, Tube) else None
+    tube = answer.best if isinstance(answer, Answer) else answer if isinstance(answer, Tube) else None
     readable = tube is not None and (tube.span is not None or tube.says_absent)
     return {
         "id": instance.id,

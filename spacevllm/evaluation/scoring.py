@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from spacevllm.answer import Answer as Tubes
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.evaluation import baselines
 from spacevllm.evaluation.metrics import Interval, box_iou, clean_boxes, interval_iou, mean
 from spacevllm.evaluation.multiple_choice import parse_choice
-from spacevllm.evaluation.prediction import Prediction, Unreadable, from_tube
+from spacevllm.evaluation.prediction import Intervals, Prediction, Unreadable, from_tube
 from spacevllm.evaluation.protocols import PROTOCOLS, score_tube
+from spacevllm.evaluation.several import summarise_several
 from spacevllm.evaluation.summary import Row, Summary, summarise
 from spacevllm.tube import Tube
 
-Answer = Tube | Prediction | Interval | np.ndarray | str | Unreadable
+Answer = Tubes | Tube | Prediction | Interval | Intervals | np.ndarray | str | Unreadable
 Answers = Mapping[str, Answer | None]  # by instance id; None or absent: no answer
 
 HEADLINE = "dense"
@@ -39,7 +41,8 @@ def evaluate(
 
     Returns:
         ``{"stvg": {"dense": {...}, "baselines": {name: {...}}}, "vtg": {..., "baselines": ...}, "rec": …, "qa": …}``
-        for the tasks that occur, and one row per query: id, task, media, sentence_type, status, its scores.
+        for the tasks that occur, ``several`` (``summarise_several``) where questions have more than one right tube,
+        and one row per query: id, task, media, sentence_type, status, its scores.
 
     Raises:
         ValueError: an id twice, an answer to no instance, a truth that cannot be scored.
@@ -55,6 +58,8 @@ def evaluate(
             scores = summarise([row for row in rows if row["task"] == task])
             beside = baseline_scores(task, of_task, tracks, seed, draws)
             summary[task] = {**({HEADLINE: scores} if task == "stvg" else scores), "baselines": beside}
+    if several := summarise_several(instances, answers):
+        summary["several"] = several
     return summary, rows
 
 
@@ -63,7 +68,8 @@ def score(instances: Iterable[Instance], answers: Answers, protocol: str = HEADL
 
     Args:
         answers: by instance id: a Tube or Prediction (stvg), a Tube or (begin, end) seconds (vtg), a (4,) xyxy pixel
-            box (rec), the model's words (qa), or Unreadable. None or absent: missing.
+            box (rec), the model's words (qa), or Unreadable. None or absent: missing. Of an answer with several tubes
+            or spans, the best.
         protocol: of stvg, see ``PROTOCOLS``.
     """
     return [_score_one(instance, answers.get(instance.id), protocol) for instance in instances]
@@ -80,6 +86,10 @@ def _check_ids(instances: Sequence[Instance], answers: Answers) -> None:
 
 
 def _score_one(instance: Instance, answer: Answer | None, protocol: str) -> Row:
+    if isinstance(answer, Tubes):
+        answer = answer.best
+    if isinstance(answer, Intervals):
+        answer = answer.spans[0]
     expected = _ANSWER_TYPES[instance.task]
     if answer is not None and not isinstance(answer, (*expected, Unreadable)):
         names, found = " or ".join(kind.__name__ for kind in expected), type(answer).__name__

@@ -30,6 +30,13 @@ def benchmark_lines(scored: Scored) -> Iterator[str]:
         for name, values in _published(scored, group).items():
             if values.keys() & set(columns):
                 yield _line([name, *_numbers(values, columns), ""])
+    for task, found in scored["scores"].get("several", {}).items():
+        columns = [key for key, value in found.items() if isinstance(value, float)]
+        yield f"\n## {scored['benchmark']} · {task} with several right tubes\n"
+        yield f"| | {' | '.join(columns)} | queries |"
+        yield "|---" * (len(columns) + 2) + "|"
+        numbers = _numbers({key: 100 * found[key] for key in columns}, columns)
+        yield _line([f"**{scored['model_id']}**", *numbers, f"{found['n_queries']:,}"])
 
 
 def overview_lines(model: str, all_scored: Sequence[Scored], missing: Mapping[str, str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from spacevllm.model.backbones.base import Pixels, join_pixels
 from spacevllm.model.batch import Batch, Media, Targets, Tokens
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.model.prompt import Prefix, Segment
+from spacevllm.span import Span
 from spacevllm.tube import interpolate_boxes
 from spacevllm.words.instructions import answer_text
 
@@ -219,17 +220,19 @@ def _caption_positions(row: _Row, segment: Segment, start: int) -> np.ndarray:
 def frame_targets(
     instance: Instance, indices: np.ndarray, times_s: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth on the sampled frames; the span's are those from the one nearest to its begin to the one nearest its end.
+    """Truth on the sampled frames; a span's are those from the one nearest to its begin to the one nearest its end. Of
+    several things it is the first, in all of its spans.
 
     Returns:
         boxes (T, 4) cxcywh in [0, 1], known (T,) bool, in_span (T,) bool.
     """
     boxes, frames = np.full((len(indices), 4), 0.5, np.float32), np.asarray(instance.box_frames, np.int64)
     known = np.isin(indices, frames)
-    if len(frames) and instance.begin_frame is not None and instance.end_frame is not None:
-        # sparse annotation: in the span, boxes are linear between annotated frames, as evaluation reads them
-        first, stop = max(instance.begin_frame, frames[0]), min(instance.end_frame, frames[-1] + 1)
-        known |= (indices >= first) & (indices < stop)
+    for tube in instance.tubes:
+        if len(frames) and tube.track == 0 and tube.begin_frame is not None and tube.end_frame is not None:
+            # sparse annotation: in the span, boxes are linear between annotated frames, as evaluation reads them
+            first, stop = max(tube.begin_frame, frames[0]), min(tube.end_frame, frames[-1] + 1)
+            known |= (indices >= first) & (indices < stop)
     if known.any():
         corners = interpolate_boxes(frames, np.asarray(instance.boxes), indices[known])  # (N, 4)
         corners /= np.array([instance.width, instance.height] * 2, np.float32)
@@ -238,9 +241,11 @@ def frame_targets(
         boxes[known] = np.concatenate([(low + high) / 2, high - low], axis=1)
     if instance.begin_s is None:
         return boxes, known, np.full(len(indices), instance.media_type == "image")
-    first, last = _border_frames(instance, times_s)
-    positions = np.arange(len(indices))
-    return boxes, known, (positions >= first) & (positions <= last)
+    in_span, positions = np.zeros(len(indices), bool), np.arange(len(indices))
+    for span in instance.spans:
+        first, last = _border_frames(span, times_s)
+        in_span |= (positions >= first) & (positions <= last)
+    return boxes, known, in_span
 
 
 def cell_shares(boxes: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -271,13 +276,12 @@ def _pointers(instance: Instance, segment: Segment, times_s: np.ndarray) -> list
         return [(segment.answer_start - 1, 0)] * 2
     if len(segment.numbers) < 2:
         return []
-    return [(n - 1, f) for n, f in zip(segment.numbers, _border_frames(instance, times_s), strict=True)]
+    return [(n - 1, f) for n, f in zip(segment.numbers, _border_frames(instance.spans[0], times_s), strict=True)]
 
 
-def _border_frames(instance: Instance, times_s: np.ndarray) -> tuple[int, int]:
+def _border_frames(span: Span, times_s: np.ndarray) -> tuple[int, int]:
     """Index of the sampled frame nearest to the span's begin and to its end."""
-    assert instance.begin_s is not None and instance.end_s is not None
-    return int(np.abs(times_s - instance.begin_s).argmin()), int(np.abs(times_s - instance.end_s).argmin())
+    return int(np.abs(times_s - span.begin_s).argmin()), int(np.abs(times_s - span.end_s).argmin())
 
 
 def _stack(arrays: Sequence[np.ndarray], shape: tuple[int, ...], fill: float) -> Tensor:

@@ -125,7 +125,7 @@ class SpaceVLLMProcessor:
             starts = number_starts(answer)
             spans = [(s, s + len(answer[s:].split("s")[0])) for s in starts]
             for i, (begin, end) in enumerate(encoded.offset_mapping):
-                if any(begin <= start < end for start in starts):
+                if any(begin <= start < end for start in starts[:2]):
                     segment.numbers.append(segment.answer_start + i)
                 if any(begin < stop and end > start for start, stop in spans):
                     segment.time_tokens.append(segment.answer_start + i)

@@ -63,7 +63,8 @@ class Segment:
     Attributes:
         ids: tokens. answer_start: index of the answer's first token (== len(ids) without an answer).
         caption: half-open token range of the caption; None where it stands in the prefix.
-        numbers: indices of the first token of each time in the answer. time_tokens: of all tokens of the two times.
+        numbers: indices of the first token of the two times of the answer's first span. time_tokens: of all tokens of
+            all its times.
     """
 
     ids: list[int]

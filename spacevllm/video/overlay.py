@@ -39,7 +39,10 @@ CLOCK = Fraction(1, 90_000)
 
 @dataclass(frozen=True)
 class Mark:
-    """One thing to draw: a line of caption, a box on frames ``[first_frame, first_frame + K)``, a bar in the strip."""
+    """One thing to draw: a line of caption, a box on frames ``[first_frame, first_frame + K)``, a bar in the strip.
+
+    ``more``: further spans of the same thing, of which only bar and boxes are drawn.
+    """
 
     text: str
     detail: str
@@ -48,10 +51,17 @@ class Mark:
     first_frame: int
     boxes: np.ndarray  # (K, 4) xyxy pixels of the upright video
     is_truth: bool = False
+    more: tuple[Mark, ...] = ()
 
     def box_on(self, frame: int) -> np.ndarray | None:
-        inside = 0 <= frame - self.first_frame < len(self.boxes)
-        return self.boxes[frame - self.first_frame] if inside else None
+        for mark in (self, *self.more):
+            if 0 <= frame - mark.first_frame < len(mark.boxes):
+                return mark.boxes[frame - mark.first_frame]
+        return None
+
+    @property
+    def spans_s(self) -> list[tuple[float, float]]:
+        return [mark.span_s for mark in (self, *self.more) if mark.span_s]
 
 
 def draw_marks(video: str | Path, marks: Sequence[Mark], out: str | Path, part: Span | None = None) -> Path:
@@ -144,8 +154,8 @@ class Canvas:
         draw, y = ImageDraw.Draw(self.template), self.top + self.picture[1] + self.pad
         for mark, height in zip(self.marks, self.bars, strict=True):
             draw.rounded_rectangle((self.pad, y, self.size[0] - self.pad, y + height), height // 2, fill=TRACK)
-            if mark.span_s:
-                begin, end = (self._x(seconds) for seconds in mark.span_s)
+            for span_s in mark.spans_s:
+                begin, end = (self._x(seconds) for seconds in span_s)
                 draw.rounded_rectangle((begin, y, max(end, begin + 2), y + height), height // 2, fill=mark.colour)
             y += height + self.pad // 2
         self.clock_y = y

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spacevllm.span import Span
 from spacevllm.tube import ABSENT
-from spacevllm.words.answers import SPAN_FORM, format_boxes, format_span
+from spacevllm.words.answers import SPAN_FORM, format_boxes, format_spans
 
 if TYPE_CHECKING:  # the model reads these words, too, and needs no pyarrow for it
     from spacevllm.data.instance import Instance
@@ -145,9 +144,10 @@ def choose_wording(task: str, multiple_choice: bool = False, key: str = "") -> W
 
 
 def answer_text(instance: Instance, boxes: np.ndarray | None = None, span_form: str = SPAN_FORM) -> str:
-    """What the model learns to write: a span, a fixed word for a box, an option's letter, or free text.
+    """What the model learns to write: the spans of a thing, a fixed word for a box, an option's letter, or free text.
 
-    A span that was annotated past the end of its video ends there.
+    A span that was annotated past the end of its video ends there. Of several things it is the first: a model has one
+    box a frame.
 
     Args:
         boxes: (K, 4) xyxy in [0, 1] of the sampled frames in the span, where boxes are written as text.
@@ -157,10 +157,8 @@ def answer_text(instance: Instance, boxes: np.ndarray | None = None, span_form: 
     if not instance.present:
         return ABSENT
     if instance.task in ("stvg", "vtg"):
-        assert instance.begin_s is not None and instance.end_s is not None  # Instance checks it
-        end_s = instance.duration_s if instance.ends_after_media else instance.end_s
-        span = format_span(Span(instance.begin_s, end_s), span_form)
-        return f"{span} {written}" if written and instance.task == "stvg" else span
+        spans = format_spans(instance.spans, span_form)
+        return f"{spans} {written}" if written and instance.task == "stvg" else spans
     if instance.task == "rec":
         return written or BOX_ANSWER
     if instance.options:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spacevllm.data.moving_shapes import MovingShapesConfig, write_one
+from spacevllm.model.processing import Question
 from spacevllm.predictor import Predictor, clamp_span, place_span, span_boxes
 from spacevllm.span import Span
 from spacevllm.video import SampledFrames, sample_frames
 from spacevllm.video.errors import MissingVideo, StillImage
+from spacevllm.words.answers import MOST_SPANS
 
 sys.path.insert(0, str(Path(__file__).parent / "model"))
 from tiny import make
@@ -40,6 +44,45 @@ def test_one_tube_a_question(folder, predictor):
         assert (tube.sampled_boxes >= 0).all() and (tube.sampled_boxes <= [160, 120, 160, 120]).all()
         assert len(tube.boxes) == tube.end_frame - tube.begin_frame
         assert 0 <= tube.confidence <= 1
+
+
+def saying(*pieces: str) -> Predictor:
+    """A model whose language model says these pieces, one token each, to everything; its boxes are its own.
+
+    Layers pass on what they get, and each token's embedding is a direction that the head of the next one looks for.
+    """
+    model, processor = make()
+    processor.tokenizer.add_tokens(list(pieces))
+    model.resize_token_embeddings(len(processor.tokenizer))
+    last = processor.segment(Question("stvg", "x")).ids[-1]
+    said = [last, *processor.tokenizer.convert_tokens_to_ids(list(pieces)), processor.end_of_turn]
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embedding = model.get_input_embeddings().weight
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(embedding))
+        for place, (token, following) in enumerate(pairwise(said)):
+            embedding[token] = torch.eye(embedding.shape[1])[place]
+            model.lm_head.weight[following, place] = 1
+    return Predictor(model, processor)
+
+
+def test_a_tube_a_span_that_the_model_writes(folder):
+    said = "From 1.00s to 2.00s; from 5.00s to 6.00s; from 8.00s to 9.00s; from 50.00s to 60.00s."
+    [answer] = saying(said).ground(folder / "000000.mp4", ["the red circle"])
+    assert answer.answer == said
+    assert [(tube.begin_frame, tube.end_frame, tube.track) for tube in answer] == [(8, 16, 0), (40, 48, 0), (56, 57, 0)]
+    assert len({tube.confidence for tube in answer}) == 1 and all(tube.present for tube in answer)
+    for tube in answer:
+        frame = next(n for n, frame in enumerate(tube.sampled_frames) if frame >= tube.begin_frame)
+        assert np.allclose(tube.boxes[0], tube.sampled_boxes[frame], atol=0.01)  # all from the same boxes
+
+
+def test_an_answer_of_many_spans_is_not_cut_off(folder):
+    spans = [f"From {n / 10:.2f}s to {n / 10 + 0.1:.2f}s{'' if n % 3 else ';'}" for n in range(40)]
+    [answer] = saying(*spans).ground(folder / "000000.mp4", ["the red circle"])
+    assert answer.answer.endswith("From 3.90s to 4.00s;") and len(answer) == MOST_SPANS
 
 
 def test_a_presence_head_says_how_sure_it_is_and_not_the_words(folder):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video import probe, sample_frames
@@ -40,8 +41,8 @@ def film(tmp_path_factory):
 
 
 def light_finder(clip, questions):
-    """A tube a question from the first to the last frame that shows its light; unsure of anything where none does."""
-    return [_find(clip, question, list(LIGHTS).index(question)) for question in questions]
+    """A tube a question, from the first to the last frame that shows its light; unsure of all where none does."""
+    return [Answer([_find(clip, question, list(LIGHTS).index(question))]) for question in questions]
 
 
 def _find(clip, question, number):
@@ -109,8 +110,8 @@ def test_every_window_is_told_with_the_best_answer_so_far(film):
 def test_an_answer_nowhere_stays_an_answer_without_a_span(film):
     def mute(clip, questions):
         return [
-            replace(tube, span=None, begin_frame=0, end_frame=0, boxes=np.zeros((0, 4)))
-            for tube in light_finder(clip, questions)
+            Answer([replace(found.best, span=None, begin_frame=0, end_frame=0, boxes=np.zeros((0, 4)))])
+            for found in light_finder(clip, questions)
         ]
 
     info, told = probe(film), []

@@ -25,6 +25,7 @@ from spacevllm.config import ConfigError
 from spacevllm.data.instance import SCHEMA, Instance, instance_id
 from spacevllm.data.leakage import TRAIN, preference, tested_thing, twin
 from spacevllm.data.sources.base import box_faults
+from spacevllm.data.statistics import all_boxes
 
 PLACE = [("file", pa.int64()), ("begin", pa.int64()), ("index", pa.int64())]  # chunk's file and first byte, line in it
 CHECKED = pa.schema(
@@ -182,7 +183,8 @@ def _check_line(line: bytes, place: dict[str, Any], chunk: Chunk, recipe: Recipe
     at_root = chunk.media_root and instance.media  # text has none
     media = storage.join(chunk.media_root, str(instance.media)) if at_root else instance.media
     order = instance_id(recipe.seed, instance.id)
-    return vars(instance) | place | {"media": media, "order": order, **_keys(instance)}
+    further = {"more": [vars(tube) for tube in instance.more] or None}
+    return vars(instance) | further | place | {"media": media, "order": order, **_keys(instance)}
 
 
 def _keys(instance: Instance) -> dict[str, int | None]:
@@ -203,13 +205,10 @@ def _check_types(row: dict[str, Any]) -> dict[str, Any]:
 
 def _box_reasons(table: pa.Table) -> pa.Array:
     """(N,) what is wrong with a box of each record, all of them at once; null: nothing."""
-    rows = table.combine_chunks()
-    counts = pc.list_value_length(rows["boxes"]).fill_null(0).to_numpy()
-    corners = rows["boxes"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
-    size = np.stack([rows[name].fill_null(0).to_numpy() for name in ("width", "height")], axis=-1)  # (N, 2)
-    of_row = np.repeat(np.arange(len(counts)), counts)
-    reasons = np.full(len(counts), None, object)
-    for reason, found in box_faults(corners.astype(np.float64).reshape(-1, 4), size[of_row]).items():
+    size = np.stack([table[name].fill_null(0).to_numpy() for name in ("width", "height")], axis=-1)  # (N, 2)
+    boxes, of_row = all_boxes(table)
+    reasons = np.full(table.num_rows, None, object)
+    for reason, found in box_faults(boxes, size[of_row]).items():
         reasons[of_row[found]] = reason
     return pa.array(reasons, pa.string())
 

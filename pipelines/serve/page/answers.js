@@ -1,4 +1,4 @@
-// The list of questions and answers, each in a colour of its own (the overlay's, in the same order).
+// The list of questions and answers; each thing that answers has a colour of its own (the overlay's, in the same order).
 
 import { stretch } from "./time.js";
 
@@ -31,10 +31,9 @@ export class Answers {
 
   // A question on its way; `tell` says how far it is, `settle` gives it its tube, `fail` its trouble.
   add(question) {
-    const taken = this.all.map(({ colour }) => colour);
-    const colour = COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[this.all.length % COLOURS.length];
+    const colour = this.#freeColour();
     const item = template.content.firstElementChild.cloneNode(true);
-    const entry = { question, colour, item, tube: null, best: null, shown: true, stop: new AbortController() };
+    const entry = { question, colour, item, tube: null, best: null, things: [], shown: true, stop: new AbortController() };
     item.style.setProperty("--colour", colour);
     item.classList.add("waiting");
     item.querySelector(".asked").textContent = item.querySelector(".asked").title = question;
@@ -63,17 +62,23 @@ export class Answers {
     this.changed();
   }
 
+  // An answer's own fields are its best tube's; `more` holds the others, `track` says of which thing.
   settle(entry, tube) {
     entry.tube = tube;
+    for (const part of [tube, ...(tube.more ?? [])]) {
+      const number = part.track ?? 0;
+      entry.things[number] ??= { colour: number ? this.#freeColour() : entry.colour, parts: [] };
+      entry.things[number].parts.push(part);
+    }
     done(entry);
     const sure = entry.item.querySelector(".sure");
     if (tube.begin_s === null) {
       sure.textContent = tube.answer ? `not found, the model says “${tube.answer}”` : "not found";
     } else {
-      const span = entry.item.querySelector(".span");
-      span.hidden = false;
-      span.textContent = stretch(tube.begin_s, tube.end_s);
-      span.onclick = () => this.goTo(tube);
+      const first = entry.item.querySelector(".span");
+      const places = entry.things.flatMap(({ colour, parts }) => parts.map((part) => this.#place(first, part, colour)));
+      first.replaceWith(...places);
+      for (const place of places) place.classList.toggle("marked", entry.things.length > 1);
       const confidence = `confidence ${Math.round(100 * tube.confidence)} %`;
       sure.textContent = tube.present === false ? `probably not there, ${confidence}` : confidence;
     }
@@ -91,6 +96,21 @@ export class Answers {
     again.hidden = false;
     again.onclick = () => (this.#remove(entry), this.again(entry.question));
     this.changed();
+  }
+
+  // A button that says when, and goes there.
+  #place(model, part, colour) {
+    const place = model.cloneNode(true);
+    place.hidden = false;
+    place.textContent = stretch(part.begin_s, part.end_s);
+    place.style.setProperty("--colour", colour);
+    place.onclick = () => this.goTo(part);
+    return place;
+  }
+
+  #freeColour() {
+    const taken = this.all.flatMap(({ colour, things }) => [colour, ...things.map((thing) => thing.colour)]);
+    return COLOURS.find((one) => !taken.includes(one)) ?? COLOURS[taken.length % COLOURS.length];
   }
 
   #toggle(entry) {

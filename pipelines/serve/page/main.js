@@ -105,7 +105,8 @@ async function ask(question) {
 async function answered(entry, tube) {
   answers.settle(entry, tube);
   const found = tube.begin_s !== null;
-  at("status").textContent = found ? `Found from ${stretch(tube.begin_s, tube.end_s, 1)}` : "Not found";
+  const others = tube.more?.length ? `, and ${tube.more.length} more` : "";
+  at("status").textContent = found ? `Found from ${stretch(tube.begin_s, tube.end_s, 1)}${others}` : "Not found";
   if (player.video.error || player.drawn) await cannotPlay();
   if (found) watch(tube);
 }

@@ -1,4 +1,4 @@
-// The video, the boxes over it and the timeline below. An answer is {tube, colour, shown}.
+// The video, the boxes over it and the timeline below. An answer is {tube, best, things, colour, shown}.
 
 import { moment } from "./time.js";
 
@@ -82,7 +82,7 @@ export class Player {
 
   show(answers) {
     this.answers = answers;
-    this.tracks.replaceChildren(...(answers.length ? answers : [{}]).map((answer) => this.#track(answer)));
+    this.tracks.replaceChildren(...(answers.length ? answers : [{}]).flatMap((answer) => this.#rows(answer)));
     this.paint(this.now);
   }
 
@@ -107,7 +107,9 @@ export class Player {
 
   paint(seconds) {
     const shown = this.drawn ? [] : this.answers.filter(({ shown, tube }) => shown && tube);
-    this.boxes.replaceChildren(...shown.reverse().flatMap(({ tube, colour }) => box(boxAt(tube, seconds, this.frameOf), colour)));
+    const things = shown.flatMap((answer) => answer.things).reverse(); // the first comes out on top
+    const boxOf = ({ parts }) => parts.map((part) => boxAt(part, seconds, this.frameOf)).find(Boolean);
+    this.boxes.replaceChildren(...things.flatMap((thing) => box(boxOf(thing), thing.colour)));
     const { duration_s: duration = 0 } = this.probe ?? {};
     this.head.style.left = `${Math.min(100, (100 * seconds) / duration)}%`;
     this.clock.textContent = `${moment(seconds)} of ${moment(duration)}`;
@@ -120,12 +122,17 @@ export class Player {
     this.button.setAttribute("aria-label", this.video.paused ? "Play" : "Pause");
   }
 
-  // A span, or the best so far of a film that is still looked at.
-  #track({ tube, best, colour, shown }) {
+  // A row for each thing; until there is an answer one, with the best so far of a film that is still looked at.
+  #rows({ tube, best, things = [], colour, shown }) {
+    const off = shown === false || !tube;
+    return tube ? things.map((thing) => this.#row(thing, off)) : [this.#row({ colour, parts: best ? [best] : [] }, off)];
+  }
+
+  #row({ colour, parts }, off) {
     const track = document.createElement("div");
-    track.className = shown === false || !tube ? "track off" : "track";
-    const { begin_s: begin = null, end_s: end } = tube ?? best ?? {};
-    if (begin !== null) {
+    track.className = off ? "track off" : "track";
+    for (const { begin_s: begin, end_s: end } of parts) {
+      if (begin === null) continue;
       const bar = document.createElement("i");
       bar.style.setProperty("--colour", colour);
       bar.style.left = `${(100 * begin) / this.probe.duration_s}%`;

@@ -26,7 +26,7 @@ def scene_seed(seed: int, split: str, index: int) -> int:
 
 def scene_rng(config: MovingShapesConfig, split: str, index: int, *stream: int) -> np.random.Generator:
     """One independent stream: () the video, (1,) its questions, (2, k) its k-th image, (3, k) what is asked there,
-    (4,) what is asked about and not there."""
+    (4,) what is asked about and not there, (5,) what has several answers."""
     seed = np.random.SeedSequence(scene_seed(config.seed, split, index), spawn_key=stream)
     return np.random.Generator(np.random.PCG64(seed))
 

@@ -44,7 +44,7 @@ def events(scene: Scene) -> list[Event]:
             periods = thing.periods(action)
             if len(periods) == 1 and any((p.action, p.begin_s, p.end_s) == (action, *periods[0]) for p in thing.phases):
                 found.append(Event(who, action, *periods[0]))
-    return [event for event in found if _worth_asking(scene, event) and seen(scene, event.who, *event[2:])]
+    return [event for event in found if worth_asking(scene, event)]
 
 
 def doers(scene: Scene, action: str, begin_s: int, end_s: int) -> set[int]:
@@ -78,10 +78,11 @@ def vtg_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     return _distinct(told, scene.config.vtg_per_video)
 
 
-def _worth_asking(scene: Scene, event: Event) -> bool:
-    """What never does anything else stands still trivially."""
+def worth_asking(scene: Scene, event: Event) -> bool:
+    """Whether it lasts and is seen. What never does anything else stands still trivially."""
     others = [phase for phase in scene.things[event.who].phases if phase.action not in (STILL, "enters", "leaves")]
-    return event.end_s - event.begin_s >= SHORTEST_S and (event.action != STILL or bool(others))
+    lasts = event.end_s - event.begin_s >= SHORTEST_S and (event.action != STILL or bool(others))
+    return lasts and seen(scene, event.who, *event[2:])
 
 
 def _distinct(questions: Iterable[Question | None], number: int) -> list[Question]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from spacevllm.data.instance import Instance, Task, instance_id
+from spacevllm.data.instance import Instance, Task, TrueTube, instance_id
 from spacevllm.data.moving_shapes.absent import absent_questions
 from spacevllm.data.moving_shapes.draws import scene_rng
 from spacevllm.data.moving_shapes.expressions import expressions
-from spacevllm.data.moving_shapes.questions import Question, stvg_questions, vtg_questions
+from spacevllm.data.moving_shapes.questions import Event, Question, stvg_questions, vtg_questions
 from spacevllm.data.moving_shapes.quiz import choices
+from spacevllm.data.moving_shapes.several import Several, several_questions
 from spacevllm.data.moving_shapes.world import Scene
 from spacevllm.tube import ABSENT
 
@@ -25,6 +26,8 @@ def scene_instances(scene: Scene, media: str) -> list[Instance]:
     stvg = [_span(scene, q) | _boxes(scene, q.who) for q in stvg_questions(scene, rng)]
     absent = absent_questions(scene, scene_rng(scene.config, scene.split, scene.index, 4))
     stvg += [{"question": text, "answer": ABSENT} for text in absent]
+    several = several_questions(scene, scene_rng(scene.config, scene.split, scene.index, 5))
+    stvg += [_several(scene, question) for question in several]
     vtg = [_span(scene, q) for q in vtg_questions(scene, rng)]
     quiz = [choice._asdict() | {"sentence_type": "interrogative"} for choice in choices(scene, rng)]
     return [
@@ -63,14 +66,27 @@ def _records(scene: Scene, media: str, task: Task, rows: list[dict[str, Any]]) -
 
 
 def _span(scene: Scene, question: Question) -> dict[str, Any]:
+    return {"question": question.text, "sentence_type": question.sentence_type} | _times(scene, question)
+
+
+def _times(scene: Scene, event: Event | Question) -> dict[str, Any]:
     return {
-        "question": question.text,
-        "sentence_type": question.sentence_type,
-        "begin_frame": question.begin_s * scene.config.fps,
-        "end_frame": question.end_s * scene.config.fps,
-        "begin_s": float(question.begin_s),
-        "end_s": float(question.end_s),
+        "begin_frame": event.begin_s * scene.config.fps,
+        "end_frame": event.end_s * scene.config.fps,
+        "begin_s": float(event.begin_s),
+        "end_s": float(event.end_s),
     }
+
+
+def _several(scene: Scene, asked: Several) -> dict[str, Any]:
+    """The first event's thing is track 0, the others are counted on."""
+    first = asked.events[0]
+    tracks = {who: number for number, who in enumerate(dict.fromkeys(event.who for event in asked.events))}
+    more = []
+    for event in asked.events[1:]:
+        boxes = {} if event.who == first.who else _boxes(scene, event.who)
+        more.append(TrueTube(tracks[event.who], **_times(scene, event), **boxes))
+    return {"question": asked.text, "more": more} | _times(scene, first) | _boxes(scene, first.who)
 
 
 def _boxes(scene: Scene, who: int) -> dict[str, Any]:

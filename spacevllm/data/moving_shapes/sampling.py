@@ -25,6 +25,7 @@ from spacevllm.data.moving_shapes.world import (
 _SLIVER = 10.0  # pixels of a thing that show in the first frame of "enters", so that it has a box there
 _MARGIN = 1.0
 _TRIES = 12
+_AGAIN = 6  # how much rather a thing moves as it did before, where things do it twice
 _CROWDED = 0.75  # centres closer than this share of the mean diameter
 
 
@@ -152,9 +153,11 @@ class _Walk:
         paused = bool(self.phases) and self.phases[-1].action == STILL
         if left == 1 or (self.phases and not paused and self.rng.random() < 0.15):
             return self._append(STILL, 1, self.state)
-        length = min(pick(self.rng, (2, 3, 3, 4, 4)), left)
-        done = {phase.action for phase in self.phases}
-        actions = [*DIRECTIONS, "grows", "grows", "shrinks", "leaves", *([] if paused else [STILL])]
+        twice = self.config.several_per_video > 0  # things do it again; else whoever asks for an event means one time
+        length = min(pick(self.rng, (2, 2, 2, 3) if twice else (2, 3, 3, 4, 4)), left)
+        done = {phase.action for phase in (self.phases[-1:] if twice else self.phases)}
+        again = [phase.action for phase in self.phases[:-1] if twice and phase.action in DIRECTIONS] * _AGAIN
+        actions = [*DIRECTIONS, "grows", "grows", "shrinks", "leaves", *([] if paused else [STILL]), *again]
         for action in shuffled(self.rng, actions):
             if action not in done and self._try(action, length):
                 return None

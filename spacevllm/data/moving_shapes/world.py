@@ -56,6 +56,7 @@ class MovingShapesConfig(Config):
     stvg_per_video: int = Field(default=9, ge=0)
     vtg_per_video: int = Field(default=2, ge=0)
     absent_per_video: int = Field(default=0, ge=0, description="stvg questions about what does not occur")
+    several_per_video: int = Field(default=0, ge=0, description="stvg with several right answers; things do it twice")
     qa_per_video: int = Field(default=2, ge=0)
     images_per_video: int = Field(default=1, ge=0)
     rec_per_image: int = Field(default=5, ge=0)

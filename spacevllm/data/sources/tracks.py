@@ -7,14 +7,15 @@ first box to the last. With one (CSV with a header), every line is a question::
     7,the man in red while he waves,clip,120,180
 
 ``track`` and ``question`` are needed. ``video``: its name, with or without the suffix, where the annotations hold
-several. ``begin_frame``, ``end_frame``: 0-based, end exclusive; empty or absent: from the first box to the last.
+several. ``begin_frame``, ``end_frame``: 0-based, end exclusive; empty or absent: from the first box to the last. What
+has several answers lists them with ``;``: tracks (``7;9``), or the begins and ends of one track (``120;300``).
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -22,10 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from spacevllm.config import ConfigError
-from spacevllm.data.instance import Instance
+from spacevllm.data.instance import Instance, TrueTube
 from spacevllm.data.sources.base import (
     Dropped,
     Row,
@@ -73,20 +74,41 @@ class Track(NamedTuple):
         return not video or not self.clip.name or _stem(video) == _stem(self.clip.name)
 
 
+def _split(cell: object) -> object:
+    return cell.split(";") if isinstance(cell, str) else cell
+
+
+Frames = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split)]
+
+
 class _Line(Row):
     model_config = ConfigDict(strict=False)  # all of it is text
 
     track: Text
     question: Text
     video: str = ""
-    begin_frame: Annotated[int, Field(ge=0)] | None = None
-    end_frame: int | None = None
+    begin_frame: Frames = ()
+    end_frame: Frames = ()
+
+    @property
+    def tracks(self) -> list[str]:
+        return [track.strip() for track in self.track.split(";")]
+
+    @model_validator(mode="after")
+    def _check(self) -> _Line:
+        if len(set(self.tracks)) < len(self.tracks):
+            raise ValueError("a track is listed twice")
+        if len(self.tracks) > 1 and max(len(self.begin_frame), len(self.end_frame)) > 1:
+            raise ValueError("several tracks and several spans in one line: only one of the two can be read")
+        if len(self.begin_frame) != len(self.end_frame) and max(len(self.begin_frame), len(self.end_frame)) > 1:
+            raise ValueError("begin_frame and end_frame list different numbers of spans")
+        return self
 
 
 def ask(source: str, files: SourceFiles, tracks: Iterator[Track]) -> Iterator[Instance | Dropped]:
     """One ``Instance`` or ``Dropped`` a question; ids are ``<source>/<video>/<track>[/<line of the questions>]``."""
     if files.questions is None:
-        whole = ((track.place, (track, None)) for track in tracks)
+        whole = ((track.place, ([track], None)) for track in tracks)
         yield from convert_each(files.annotations, whole, partial(_convert, source, files))
     else:
         yield from _ask_lines(source, files, files.questions, tracks)
@@ -96,29 +118,46 @@ def _ask_lines(
     source: str, files: SourceFiles, questions: Path, tracks: Iterator[Track]
 ) -> Iterator[Instance | Dropped]:
     asked: dict[str, dict[int, _Line]] = defaultdict(dict)  # by track, by number of the line
+    found: dict[int, dict[str, Track]] = defaultdict(dict)  # by number of the line, by track
     for number, line in _lines(questions):
         if isinstance(line, _Line):
-            asked[line.track][number] = line
+            for name in line.tracks:
+                asked[name][number] = line
         else:
             yield Dropped(questions.name, f"line {number}", line)
     for track in tracks:
-        mine = [number for number, line in asked[track.id].items() if track.is_in(line.video)]
+        mine = {number: line for number, line in asked[track.id].items() if track.is_in(line.video)}
         if track.error and not mine:  # nobody asks about it, but it is wrong all the same
             yield Dropped(files.annotations.name, track.place, track.error)
-        lines = [(f"line {number}", (track, asked[track.id].pop(number))) for number in mine]
+        lines = []
+        for number, line in mine.items():
+            del asked[track.id][number]
+            found[number][track.id] = track
+            if len(found[number]) == len(line.tracks):
+                together = found.pop(number)
+                lines.append((f"line {number}", ([together[name] for name in line.tracks], line)))
         yield from convert_each(questions, lines, partial(_convert, source, files))
-    for number in sorted(number for lines in asked.values() for number in lines):
+    for number in sorted({number for lines in asked.values() for number in lines}):
         yield Dropped(questions.name, f"line {number}", "there is no such track, or not in that video")
 
 
-def _convert(source: str, files: SourceFiles, key: str, item: tuple[Track, _Line | None]) -> Instance:
-    track, line = item
+def _convert(source: str, files: SourceFiles, key: str, item: tuple[Sequence[Track], _Line | None]) -> Instance:
+    """The first track's first span is the record's own, the others come with it."""
+    tracks, line = item
+    track = tracks[0]
     clip, fps = track.clip, files.fps or track.clip.fps
-    if track.error or not track.frames:
-        raise ValueError(track.error or "the track has no box")
+    for one in tracks:
+        if one.error or not one.frames:
+            raise ValueError(one.error or "the track has no box")
     if fps is None:
         raise ValueError(FPS_NEEDED)
-    begin, end = _span(track, line)
+    if any(one.clip != clip for one in tracks):
+        raise ValueError("its tracks are in different videos")
+    (begin, end), *others = _spans(track, line)
+    more = [TrueTube(0, **frame_span(*span, fps, clip.num_frames)) for span in others]
+    for place, other in enumerate(tracks[1:], start=1):
+        [span] = _spans(other, line)
+        more.append(TrueTube(place, **frame_span(*span, fps, clip.num_frames), **_boxes(other)))
     number = key.removeprefix("line ")
     return Instance(
         id=f"{source}/{track.place}/{number}" if line else f"{source}/{track.place}",
@@ -128,22 +167,28 @@ def _convert(source: str, files: SourceFiles, key: str, item: tuple[Track, _Line
         media=files.media(_file_name(clip.name)),
         question=line.question if line else track.text,
         sentence_type="interrogative" if line and line.question.endswith("?") else "declarative",
-        box_frames=track.frames,
-        boxes=check_boxes(np.array(track.boxes, np.float64), clip.width, clip.height),
+        more=more,
+        **_boxes(track),
         **video(fps, clip.num_frames, clip.width, clip.height),
         **frame_span(begin, end, fps, clip.num_frames),
     )
 
 
-def _span(track: Track, line: _Line | None) -> tuple[int, int]:
+def _spans(track: Track, line: _Line | None) -> list[tuple[int, int]]:
     frames = track.frames
     if any(a >= b for a, b in pairwise(frames)):
         raise ValueError("the track has two boxes on one frame, or frames out of order")
-    begin, end = (line.begin_frame, line.end_frame) if line else (None, None)
-    span = frames[0] if begin is None else begin, frames[-1] + 1 if end is None else end
-    if not any(span[0] <= frame < span[1] for frame in frames):
+    begins = (line and line.begin_frame) or (frames[0],)
+    ends = (line and line.end_frame) or (frames[-1] + 1,)
+    spans = list(zip(begins, ends, strict=True))
+    if not all(any(begin <= frame < end for frame in frames) for begin, end in spans):
         raise ValueError("the track has no box in the span, or the span is empty or inverted")
-    return span
+    return spans
+
+
+def _boxes(track: Track) -> dict[str, Any]:
+    boxes = check_boxes(np.array(track.boxes, np.float64), track.clip.width, track.clip.height)
+    return {"box_frames": track.frames, "boxes": boxes}
 
 
 def _lines(path: Path) -> Iterator[tuple[int, _Line | str]]:

@@ -4,7 +4,9 @@
      "begin_frame": 20, "end_frame": 45, "segment": [0, 200], "boxes": [[20, 12, 30, 99, 180], ...]}
 
 Frames are 0-based and half-open, ``segment`` (the clip to look at, by default the whole video) too; boxes are
-``[frame, x1, y1, x2, y2]`` in pixels. ``video`` may name the file; else the id does.
+``[frame, x1, y1, x2, y2]`` in pixels. ``video`` may name the file; else the id does. Where several answers are right,
+``more`` lists the others: ``{"track": 1, "begin_frame": 60, "end_frame": 80, "boxes": [...]}``, track 0 for the same
+thing again, whose boxes may be left out.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from spacevllm.data.instance import Instance
+from spacevllm.data.instance import Instance, TrueTube
 from spacevllm.data.sources.base import (
     Count,
     Dropped,
@@ -34,6 +36,13 @@ Frame = Annotated[int, Field(ge=0)]
 Box = Annotated[list[float], Field(min_length=5, max_length=5)]
 
 
+class _Further(Row):
+    track: Frame
+    begin_frame: Frame
+    end_frame: Frame
+    boxes: list[Box] = Field(default=[])
+
+
 class _Line(Row):
     id: Text | int
     question: Text
@@ -46,14 +55,16 @@ class _Line(Row):
     boxes: Annotated[list[Box], Field(min_length=1)]
     segment: Annotated[list[Frame], Field(min_length=2, max_length=2)] | None = None
     video: str = ""
+    more: list[_Further] = Field(default=[])
 
     @model_validator(mode="after")
     def _check(self) -> _Line:
         if self.segment and not self.segment[0] < self.segment[1]:
             raise ValueError(f"segment {self.segment} is empty or inverted")
-        frames = [box[0] for box in self.boxes]
-        if any(frame % 1 for frame in frames) or len(set(frames)) < len(frames):
-            raise ValueError("boxes need whole frame numbers, each once")
+        for boxes in (self.boxes, *(tube.boxes for tube in self.more)):
+            frames = [box[0] for box in boxes]
+            if any(frame % 1 for frame in frames) or len(set(frames)) < len(frames):
+                raise ValueError("boxes need whole frame numbers, each once")
         return self
 
 
@@ -66,7 +77,6 @@ def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
 def _convert(files: SourceFiles, key: str, line: bytes) -> Instance:
     row = _Line.model_validate_json(line)
     fps = _rate(row.fps)
-    boxes = sorted(row.boxes)
     segment = row.segment or (None, None)
     return Instance(
         id=f"generic_stvg/{row.id}",
@@ -75,13 +85,21 @@ def _convert(files: SourceFiles, key: str, line: bytes) -> Instance:
         split=files.split,
         media=files.media(row.video or str(row.id)),
         question=row.question,
-        box_frames=[int(box[0]) for box in boxes],
-        boxes=[box[1:] for box in boxes],
+        more=[
+            TrueTube(tube.track, **frame_span(tube.begin_frame, tube.end_frame, fps, row.num_frames), **_boxes(tube))
+            for tube in row.more
+        ],
+        **_boxes(row),
         segment_begin_frame=segment[0],
         segment_end_frame=segment[1],
         **video(fps, row.num_frames, row.width, row.height),
         **frame_span(row.begin_frame, row.end_frame, fps, row.num_frames),
     )
+
+
+def _boxes(row: _Line | _Further) -> dict[str, Any]:
+    boxes = sorted(row.boxes)
+    return {"box_frames": [int(box[0]) for box in boxes], "boxes": [box[1:] for box in boxes]}
 
 
 def _rate(value: float | str) -> Fraction:

@@ -153,3 +153,39 @@ def test_no_answers_give_files_that_open(tmp_path, rows):
     parts.write(pa.Table.from_pylist(rows[3:], schema=ANSWERS))
     assert export(parts, {rows[3]["id"]: "f"}, str(tmp_path), ("coco-video",)) == {"coco-video": 0}
     assert json.loads((tmp_path / "exports/coco_video.json").read_text())["annotations"] == []
+
+
+@pytest.fixture
+def several(tmp_path):
+    """One question, two things; the first one does it twice."""
+    first, again, other = (row(NAMES[0], "every dog", *span) for span in ((0, 6), (12, 16), (14, 24)))
+    own = ("begin_s", "end_s", "begin_frame", "end_frame", "boxes")
+    more = [
+        {name: tube[name] for name in own} | {"track": track, "confidence": confidence}
+        for tube, track, confidence in ((again, 0, 0.4), (other, 1, 0.3))
+    ]
+    parts = Parts(str(tmp_path / "out" / "tubes"))
+    parts.write(pa.Table.from_pylist([first | {"more": more}, row(NAMES[0], "plain")], schema=ANSWERS))
+    wanted = {f"{NAMES[0]} {question}": "f" for question in ("every dog", "plain")}
+    counts = export(parts, wanted, str(tmp_path / "out"), ("mot", "coco-video", "cvat", "jsonl"))
+    assert counts == {"mot": 3, "coco-video": 3, "cvat": 3, "jsonl": 2}
+    return tmp_path / "out" / "exports"
+
+
+def test_each_thing_is_a_track_and_two_spans_of_it_have_a_gap(several):
+    dog = [*range(6), *range(12, 16)]
+    expected = {"1": dog, "2": list(range(14, 24)), "3": list(range(8, 20))}
+    mot = [line.split(",") for line in (several / "mot/clip.mp4/gt/gt.txt").read_text().splitlines()]
+    for name, frames in expected.items():
+        assert [int(line[0]) - 1 for line in mot if line[1] == name] == frames
+    asked = (several / "mot/clip.mp4/questions.csv").read_text().splitlines()
+    assert [line.split(",")[::3] for line in asked[1:]] == [["1", "0"], ["1", "12"], ["2", "14"], ["3", "8"]]
+    coco = json.loads((several / "coco_video.json").read_text())
+    for track, frames in zip(coco["annotations"], expected.values(), strict=True):
+        assert [frame for frame, box in enumerate(track["bboxes"]) if box] == frames
+    assert [track["score"] for track in coco["annotations"]] == [0.5, 0.3, 0.5]
+    cvat = SourceFiles(several / "cvat/clip.mp4.xml", "train", fps=Fraction(8))
+    assert [found.box_frames for found in read("cvat", cvat)] == list(expected.values())
+    lines = [json.loads(line) for line in (several / "tubes.jsonl").read_text().splitlines()]
+    assert [[tube["track"] for tube in line["more"] or []] for line in lines] == [[0, 1], []]
+    assert lines[0]["more"][1]["boxes"][0][:2] == [14, 14.0]

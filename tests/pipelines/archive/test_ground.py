@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
 import standin
@@ -72,6 +73,27 @@ def test_every_pair_has_one_row_and_a_second_run_decodes_nothing(archive, tmp_pa
     again = run(config(archive, tmp_path), standin.load)
     assert (again["in"], again["ok"], again["new"], again["decoded"]) == (14, 8, 0, 0)
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/tubes").iterdir()} == files
+
+
+def test_an_answer_of_several_tubes_is_one_row_and_older_folders_go_on(archive, tmp_path, ray_cluster):
+    videos = str(archive / "clip1.mp4")
+    asked = {"question": ("every dog", "a dog"), "export": ("mot",)}
+    assert run(config(videos, tmp_path, **asked), standin.load)["exports"] == {"mot": 3}
+    every, one = sorted(rows_of(tmp_path / "out"), key=lambda row: row["question"], reverse=True)
+    assert (every["begin_frame"], every["end_frame"], len(every["boxes"]), one["more"]) == (0, 8, 8, [])
+    assert [(t["track"], t["begin_frame"], t["end_s"], t["confidence"]) for t in every["more"]] == [
+        (0, 12, 17 / 8, 0.4),
+        (1, 12, 17 / 8, 0.3),
+    ]
+    assert every["more"][1]["boxes"][0] == {"frame": 12, "x1": 22, "y1": 4, "x2": 62, "y2": 42}
+    answer = row_to_answer(every)
+    assert [tube.track for tube in answer] == [0, 0, 1] and answer[2].boxes.shape == (5, 4) and answer[1].present
+
+    for file in (tmp_path / "out/tubes").glob("*.parquet"):  # as they were written before there was the column
+        pq.write_table(pq.read_table(file).drop_columns("more"), file)
+    assert run(config(videos, tmp_path, **asked), standin.load)["exports"] == {"mot": 2}
+    again = run(config(videos, tmp_path, question=("every dog", "a dog", "every cat"), export=("mot",)), standin.load)
+    assert (again["in"], again["new"], again["exports"]) == (3, 1, {"mot": 4})
 
 
 @pytest.mark.slow

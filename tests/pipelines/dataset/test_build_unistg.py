@@ -33,6 +33,12 @@ def boxed(i, box):
     return record(i, task="stvg", box_frames=[8, 9], boxes=[[1.0, 1.0, 2.0, 2.0], box])
 
 
+def again(**changes):
+    """A further span, as ``more`` lists it."""
+    span = {"track": 0, "begin_frame": 18, "end_frame": 20, "begin_s": 2.25, "end_s": 2.5}
+    return span | {"box_frames": [], "boxes": []} | changes
+
+
 def write_lines(folder, split, rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     storage.write_text(folder / f"annotations/{split}.jsonl", "\n".join(lines) + "\n")
@@ -106,17 +112,22 @@ def test_bad_lines_are_dropped_with_line_and_reason(tmp_path, ray_cluster):
         (boxed(13, [60.0, 2.0, 90.0, 4.0]), "a box outside the frame"),
         (boxed(14, [1.0, 2.0, 3.0]), "wrong type"),
         (boxed(15, [1.0, 2.0, 3.0, "4 px"]), "could not convert string to float"),
+        (record(16, more=[{"track": 0, "begin_s": 1.0}]), "more: a further tube needs end_s"),
+        (record(17, more=[again(box_frames=[1], boxes=[[60.0, 2.0, 90.0, 4.0]])]), "a box outside the frame"),
         (record(0), "an id that occurs before"),
     ]
     over_the_border = boxed(10, [50.0, -2.0, 70.0, 40.0])
-    write_lines(tmp_path, "train", [record(0), *(line for line, _ in bad), record(9), over_the_border])
+    several = record(18, more=[again(), again(track=1, box_frames=[1], boxes=[[1.0, 1.0, 2.0, 2.0]])])
+    write_lines(tmp_path, "train", [several, record(0), *(line for line, _ in bad), record(9), over_the_border])
     summary = build(tmp_path)
-    assert (summary["in"], summary["ok"], summary["failed"]) == (len(bad) + 3, 3, len(bad))
+    assert (summary["in"], summary["ok"], summary["failed"]) == (len(bad) + 4, 4, len(bad))
     assert sum(summary["errors"].values()) == len(bad)
-    kept = {row["id"]: row["boxes"] for row in read_records(str(tmp_path)).to_pylist()}
+    found = read_records(str(tmp_path)).to_pylist()
+    kept = {row["id"]: row["boxes"] for row in found}
+    assert {row["id"]: row["more"] for row in found if row["more"]} == {"train18": several["more"]}
     assert kept["train10"] == [[1.0, 1.0, 2.0, 2.0], [50.0, -2.0, 70.0, 40.0]]  # as annotated
     dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in dropped] == list(range(2, len(bad) + 2))
+    assert [row["line"] for row in dropped] == list(range(3, len(bad) + 3))
     for row, (_, why) in zip(dropped, bad, strict=True):
         assert why in row["reason"]
 

@@ -16,14 +16,15 @@ import av
 import httpx
 import numpy as np
 import pytest
-from serving import QUESTIONS, ModelHere, assert_problem, events, write_film
+from serving import QUESTIONS, ModelHere, assert_problem, decided, events, write_film
 
-from pipelines.serve.answers import Answer, answers_json
+from pipelines.serve.answers import Written, answers_json
 from pipelines.serve.app import build_app
 from pipelines.serve.chat import answer_text
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.problems import Problem
 from pipelines.serve.service import Service
+from spacevllm.answer import Answer
 from spacevllm.predictor import Predictor
 from spacevllm.span import Span
 from spacevllm.tube import Tube
@@ -68,17 +69,29 @@ def tube(boxes, span=SECOND):
 
 @pytest.mark.parametrize("boxes", [0, 1, 1000, 1001, 2500])
 def test_the_text_of_an_answer_is_its_json_form(boxes):
-    for one in (tube(boxes), tube(0, None)):
-        assert json.loads(Answer.of(one).text) == one.to_dict()
-    answers = [Answer.of(tube(boxes)), Answer.of(tube(0, None))]
-    assert json.loads(answers_json({"id": 1}, answers)) == {"id": 1, "tubes": [a.tube.to_dict() for a in answers]}
+    several = Answer([tube(boxes), tube(boxes + 1), replace(tube(boxes), track=3)])
+    answers = [Answer([tube(boxes)]), Answer([tube(0, None)]), several]
+    for one in answers:
+        assert json.loads(Written.of(one).text) == one.to_dict()
+    assert len(several.to_dict()["more"]) == 2 and "more" not in answers[0].to_dict()
+    text = answers_json({"id": 1}, [Written.of(one) for one in answers])
+    assert json.loads(text) == {"id": 1, "tubes": [one.to_dict() for one in answers]}
+
+
+def test_the_chat_form_tells_all_spans_and_carries_all_tubes():
+    answer = Answer([tube(3), tube(2, Span(4.0, 5.0))])
+    words, facts = answer_text(answer).split("\n")
+    assert words == "From 0.00s to 1.00s; from 4.00s to 5.00s."
+    told = json.loads(facts)
+    assert told["span"] == [0.0, 1.0] and len(told["boxes"]) == 3 and told["more"] == answer.to_dict()["more"]
+    assert "more" not in answer_text(Answer([tube(3)]))
 
 
 def test_writing_an_answer_takes_little_more_memory_than_its_text():
     one = tube(8_000)
     tracemalloc.start()
     try:
-        text = Answer.of(one).text
+        text = Written.of(Answer([one])).text
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -121,7 +134,7 @@ def test_a_drawing_that_is_given_up_leaves_nothing(predictor, tmp_path):
                 assert not list(folder.rglob("*.part"))
             await client.delete(f"/v1/videos/{video}")
             with pytest.raises(Problem) as gone:
-                await service.videos.draw(kept, [Answer.of(tube(1)).text])
+                await service.videos.draw(kept, [Written.of(Answer([tube(1)])).text])
             assert gone.value.reason == ("timeout" if options else "unknown_video")
             assert os.listdir(folder) == [".incoming"] and not os.listdir(folder / ".incoming")
 
@@ -191,6 +204,30 @@ def test_an_id_opens_no_file_outside_the_media_root_of_today(tmp_path, predictor
     assert asyncio.run(statuses("", ids)) == [404, 404, 200]
 
 
+def test_an_answer_of_two_spans_is_one_answer_everywhere(clip, tmp_path):
+    async def run():
+        decided("From 0.50s to 1.00s; from 2.00s to 2.50s.").save(tmp_path / "model")
+        model = ModelHere(Predictor.load(tmp_path / "model"))
+        async with ingress(model, tmp_path / "store") as (_, client):
+            answer = (await send(client, clip, QUESTIONS[:1])).json()
+            [tube], video = answer["tubes"], f"/v1/videos/{answer['id']}"
+            assert (tube["begin_s"], tube["end_s"], tube["begin_frame"], len(tube["boxes"])) == (0.5, 1.0, 4, 4)
+            [again] = tube["more"]
+            assert (again["begin_s"], again["end_s"], again["track"]) == (2.0, 2.5, 0)
+            assert [box[0] for box in again["boxes"]] == [16, 17, 18, 19]
+            content = [
+                {"type": "video_url", "video_url": {"url": answer["id"]}},
+                {"type": "text", "text": QUESTIONS[0]},
+            ]
+            chat = await client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]})
+            words, facts = chat.json()["choices"][0]["message"]["content"].split("\n")
+            assert words == "From 0.50s to 1.00s; from 2.00s to 2.50s." and json.loads(facts)["more"] == tube["more"]
+            overlay = await client.get(f"{video}/overlay")
+            assert overlay.status_code == 200 and overlay.content
+
+    asyncio.run(run())
+
+
 def test_the_reference_names_every_route_and_needs_no_other_server(predictor, tmp_path):
     async def run():
         async with ingress(ModelHere(predictor), tmp_path) as (_, client):
@@ -208,10 +245,10 @@ def test_the_reference_names_every_route_and_needs_no_other_server(predictor, tm
 
 
 def test_chat_says_what_is_not_there_and_what_could_not_be_read():
-    assert answer_text(tube(0, None)) == "No time could be read from the answer: é"
-    assert answer_text(replace(tube(0, None), answer="it is not there")) == "It is not there."
+    assert answer_text(Answer([tube(0, None)])) == "No time could be read from the answer: é"
+    assert answer_text(Answer([replace(tube(0, None), answer="it is not there")])) == "It is not there."
     for present, begin in ((True, "From 0.00s to 1.00s."), (False, "Probably not there. From 0.00s to 1.00s.")):
-        sentence, facts = answer_text(replace(tube(2, SECOND), present=present)).split("\n")
+        sentence, facts = answer_text(Answer([replace(tube(2, SECOND), present=present)])).split("\n")
         assert sentence == begin and json.loads(facts)["present"] is present
 
 

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spacevllm.data.instance import SCHEMA, Instance, instance_id
+from spacevllm.data.instance import FURTHER, SCHEMA, Instance, TrueTube, instance_id
+from spacevllm.span import Span
 
 
 def make(**changes) -> Instance:
@@ -20,6 +21,15 @@ def make(**changes) -> Instance:
     return Instance(**(fields | changes))
 
 
+def other_thing() -> TrueTube:
+    return TrueTube(1, 1.5, 2.5, 45, 75, [45, 74], [[5.0, 5.0, 9.0, 9.0]] * 2)
+
+
+def twice(*further: TrueTube) -> Instance:
+    """It happens again, with the same thing's boxes."""
+    return make(more=[TrueTube(0, 1.0, 2.0, 30, 60), *further])
+
+
 QA = make(
     id="qa", task="qa", begin_frame=None, end_frame=None, begin_s=None, end_s=None, box_frames=[], boxes=[],
     options=["yes", "no"], answer="no", segment_begin_frame=None, segment_end_frame=None,
@@ -27,7 +37,7 @@ QA = make(
 
 
 def test_records_survive_parquet(tmp_path):
-    records = [make(), QA]
+    records = [make(), QA, twice(), twice(other_thing())]
     pq.write_table(pa.Table.from_pylist([r.to_row() for r in records], schema=SCHEMA), tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet")
     assert table.schema.equals(SCHEMA)
@@ -36,14 +46,16 @@ def test_records_survive_parquet(tmp_path):
 
 def test_records_survive_pandas_batches():
     """Ray Data hands over numpy arrays where Arrow has lists."""
-    frame = pa.Table.from_pylist([make().to_row()], schema=SCHEMA).to_pandas()
+    frame = pa.Table.from_pylist([make().to_row(), twice().to_row()], schema=SCHEMA).to_pandas()
+    assert Instance.from_row(frame.iloc[1].to_dict()) == twice()
     back = Instance.from_row(frame.iloc[0].to_dict())
     assert back == make()
     assert isinstance(back.box_frames, list) and isinstance(back.boxes[0], list)
 
 
 def test_the_schema_has_a_column_for_every_field_and_no_other():
-    assert list(make().to_row()) == SCHEMA.names
+    assert [*make().to_row(), "more"] == SCHEMA.names  # which is left out where it is empty
+    assert list(twice().to_row()) == SCHEMA.names and {*twice().to_row()["more"][0]} == {*FURTHER.names}
 
 
 def test_other_columns_are_ignored_and_missing_ones_take_defaults():
@@ -72,11 +84,39 @@ def test_fps_is_exact():
         ({"media": ""}, "a video without media"),
         ({"media_type": "text", "media": ""}, "task stvg needs a video or an image"),
         ({"duration_s": float("inf")}, "duration_s is negative or not finite"),
+        ({"more": [TrueTube(0, 2.0, 2.0)]}, r"instance abc: more\[0\]: the span is empty or inverted"),
+        ({"more": [TrueTube(0, 1.0, 2.0, 30)]}, "begin_frame and end_frame go together"),
+        ({"more": [TrueTube(0, 1.0, 2.0), TrueTube(-1, 1.0, 2.0)]}, r"more\[1\]: track is below 0"),
+        ({"more": [TrueTube(1, 1.0, 2.0)]}, "track 1 needs boxes"),
+        ({"more": [TrueTube(0, 1.0, 2.0, box_frames=[3])]}, "box_frames and boxes differ in number"),
+        ({"task": "rec", "more": [TrueTube(0, 1.0, 2.0)]}, "more tubes, but the task is rec"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_an_older_row_has_no_further_tubes_and_one_that_lacks_a_time_says_so():
+    row = twice().to_row()
+    assert Instance.from_row(row | {"more": None}) == make() == Instance.from_row(make().to_row())
+    with pytest.raises(ValueError, match="instance abc: more: a further tube needs end_s"):
+        Instance.from_row(row | {"more": [{"track": 0, "begin_s": 1.0}]})
+
+
+def test_all_right_answers_have_the_boxes_of_their_track():
+    record = twice(other_thing(), TrueTube(1, 2.5, 3.1))
+    assert [tube.track for tube in record.tubes] == [0, 0, 1, 1]
+    assert [tube.boxes for tube in record.tubes] == [record.boxes] * 2 + [other_thing().boxes] * 2
+    assert record.spans == [Span(0.1001, 0.2002), Span(1.0, 2.0)]
+    assert record.ends_after_media and not twice().ends_after_media and QA.tubes == []
+    assert twice(TrueTube(0, 2.5, 9.0)).spans[-1] == Span(2.5, 3.003)  # it ends with the video
+
+
+def test_a_clip_that_begins_later_shifts_all_spans():
+    seen = make(begin_s=1.0, end_s=1.5, more=[TrueTube(0, 2.0, 2.5), TrueTube(0, 0.1, 0.5)]).seen_from(0.75)
+    assert (seen.begin_s, seen.end_s) == (0.25, 0.75)
+    assert seen.more == [TrueTube(0, 1.25, 1.75)]  # what was over before is no part of it
 
 
 def test_ids_depend_on_their_parts_alone():

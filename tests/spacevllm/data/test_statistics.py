@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
-from spacevllm.data.instance import SCHEMA, Instance
+from spacevllm.data.instance import SCHEMA, Instance, TrueTube
 from spacevllm.data.statistics import GRID, Histogram, Kind, Statistics
 
 
@@ -36,6 +38,17 @@ def test_statistics_do_not_depend_on_how_rows_are_cut():
         assert one.num_boxes == 2  # the picture's size is not known: its box has no share
         assert one.box_share.counts.sum() == 2 and one.box_share.counts[7] == 1  # a quarter
         assert one.centres.shape == GRID and one.centres[2, 4] == one.centres[8, 15] == 1
+
+
+def test_further_tubes_count_and_older_tables_have_none():
+    first = next(records())
+    more = [TrueTube(0, 7.0, 8.0), TrueTube(1, 8.0, 10.0, box_frames=[80], boxes=[[0, 0, 16, 9]])]
+    whole, older = Statistics(), Statistics()
+    whole.add(table([*records(), replace(first, more=more)]))
+    older.add(table([*records(), first]).drop_columns("more"))
+    assert whole.num_records == older.num_records == 4
+    assert (whole.span_s.counts - older.span_s.counts)[[1, 2]].tolist() == [1, 1]  # 1 s, 2 s
+    assert whole.num_boxes - older.num_boxes == 1 and (whole.centres - older.centres)[0, 0] == 1
 
 
 def test_a_histogram_keeps_what_lies_outside():

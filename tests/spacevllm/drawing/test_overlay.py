@@ -10,7 +10,9 @@ import pytest
 from drawn_clips import BOX, HEIGHT, NUM_FRAMES, WIDTH, make_truth, make_tube, unread_tube, write_clip
 from PIL import ImageColor
 
-from spacevllm.drawing.overlay import TRUTH, draw_overlay, truth_mark
+from spacevllm.answer import Answer
+from spacevllm.data.instance import TrueTube
+from spacevllm.drawing.overlay import TRUTH, draw_overlay, truth_marks
 from spacevllm.video.errors import NotAVideo, UndecodableFrames
 from spacevllm.video.overlay import COLOURS, GROUND, MAX_HEIGHT, MAX_SIDE, MIN_WIDTH, TRACK, Canvas
 from spacevllm.video.probe import probe
@@ -53,7 +55,7 @@ class Drawn:
 def drawn(clip, tmp_path_factory):
     tube, truth = make_tube(clip), make_truth()
     out = draw_overlay(clip, [tube], tmp_path_factory.mktemp("out") / "deep" / "a.mp4", truth)
-    return Drawn(out, clip, [tube.mark(COLOURS[0]), truth_mark(truth)])
+    return Drawn(out, clip, [tube.mark(COLOURS[0]), *truth_marks(truth)])
 
 
 def test_every_frame_is_there_and_browsers_can_play_it(drawn, clip, tmp_path):
@@ -104,6 +106,37 @@ def test_several_tubes_have_colours_of_their_own(clip, tmp_path):
     for i in range(3):
         assert is_colour(drawn.at(10, 10 + 50 * i, 35), COLOURS[i])
         assert is_colour(drawn.bar(i, 1.0), COLOURS[i])
+
+
+def test_two_spans_of_one_thing_share_its_colour_and_its_bar(clip, tmp_path):
+    answer = Answer(
+        [
+            make_tube(clip, 2, 6, confidence=0.9),
+            make_tube(clip, 12, 16, confidence=0.8),
+            make_tube(clip, 4, 10, box=(110, 30, 150, 90), track=1),
+        ]
+    )
+    marks = answer.marks(COLOURS)
+    assert [(mark.text, mark.detail) for mark in marks] == [
+        ("the dark corner", "0.20 to 0.60 s; 1.20 to 1.60 s"),
+        ("the dark corner (2)", "0.40 to 1.00 s"),
+    ]
+    drawn = Drawn(draw_overlay(clip, [answer], tmp_path / "a.mp4"), clip, marks)
+    assert Drawn(answer.draw(tmp_path / "b.mp4"), clip, marks).frames.shape == drawn.frames.shape
+    for edge, colour, frames in (
+        (BOX[0], COLOURS[0], {2, 3, 4, 5, 12, 13, 14, 15}),
+        (110, COLOURS[1], {*range(4, 10)}),
+    ):
+        assert {f for f in range(NUM_FRAMES) if is_colour(drawn.at(f, edge, 60), colour)} == frames
+    bars = [[is_colour(drawn.bar(row, s), COLOURS[row]) for s in (0.45, 0.8, 1.4)] for row in range(2)]
+    assert bars == [[True, False, True], [True, True, False]]
+
+
+def test_the_truth_has_all_of_its_spans():
+    far = TrueTube(1, 1.0, 1.5, 10, 15, [10, 14], [[0.0, 0.0, 9.0, 9.0]] * 2)
+    first, other = truth_marks(make_truth(more=[TrueTube(0, 1.8, 2.0, 18, 20), far]))
+    assert first.spans_s == [(0.2, 1.2), (1.8, 2.0)] and other.spans_s == [(1.0, 1.5)]
+    assert first.is_truth and other.box_on(12).tolist() == [0, 0, 9, 9] and other.box_on(9) is None
 
 
 def test_an_answer_without_a_span_keeps_its_caption(clip, tmp_path):

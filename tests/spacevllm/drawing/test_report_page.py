@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from drawn_clips import make_truth, make_tube, unread_tube, write_clip
 
+from spacevllm.answer import Answer
+from spacevllm.data.instance import TrueTube
 from spacevllm.drawing.overlay import draw_overlay
 from spacevllm.drawing.report import ReportItem, score_tables, write_report
 from spacevllm.evaluation.scoring import evaluate
@@ -104,6 +106,20 @@ def test_the_timeline_has_prediction_and_truth(written):
     bars = {a["class"]: (a["x"], a["width"]) for a in page.all("rect") if a["class"] in ("answer", "truth")}
     assert bars == {"answer": ("25.0%", "50.0%"), "truth": ("10.0%", "50.0%")}
     assert "0.50 – 1.50 s" in page.text and "0.20 – 1.20 s" in page.text
+
+
+def test_an_answer_of_several_tubes_has_a_bar_for_each(clip, tmp_path):
+    again, other = make_tube(clip, 16, 20), make_tube(clip, 4, 10, confidence=0.1, track=1)
+    answer = Answer([make_tube(clip, confidence=0.9), again, other])
+    truth = make_truth(more=[TrueTube(0, 1.5, 2.0, 15, 20)])
+    item = ReportItem("twice", str(clip), answer, truth)
+    scores = {"several": {"stvg": {"set_tIoU": 0.25, "recall@0.5": 0.5, "n_queries": 7}}}
+    page = Page(write_report(tmp_path / "index.html", "Demo", scores, [item]))
+    bars = [(a["x"], a["y"], a["height"]) for a in page.all("rect") if a["class"] == "answer"]
+    assert bars == [("25.0%", "6.0", "6.0"), ("80.0%", "6.0", "6.0"), ("20.0%", "12.0", "6.0")]
+    assert len([a for a in page.all("rect") if a["class"] == "truth"]) == 2
+    for text in ("1.60 – 2.00 s", "1.50 – 2.00 s", "7 questions with several right tubes", "set_tIoU", "25.0"):
+        assert text in page.text
 
 
 def test_counts_and_failures(written):

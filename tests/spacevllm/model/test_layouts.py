@@ -84,10 +84,10 @@ def test_boxes_as_text_are_those_of_the_sampled_frames_in_the_span():
 
 def test_written_boxes_are_spread_over_the_sampled_frames():
     boxes = np.array([[0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.4, 0.4], [0.5, 0.5, 0.6, 0.6]], np.float32)
-    assert np.allclose(spread_boxes(boxes, 2, 4, 6)[:, 0], [0.1, 0.1, 0.1, 0.3, 0.5, 0.5])
-    assert np.allclose(spread_boxes(boxes, 2, 3, 6)[:, 0], [0.1, 0.1, 0.1, 0.3, 0.3, 0.3])  # one too many
-    assert np.allclose(spread_boxes(boxes[:1], 0, 5, 6)[:, 0], 0.1)
-    assert not spread_boxes(boxes[:0], 0, 5, 6).any()
+    assert np.allclose(spread_boxes(boxes, [2, 3, 4], 6)[:, 0], [0.1, 0.1, 0.1, 0.3, 0.5, 0.5])
+    assert np.allclose(spread_boxes(boxes, [2, 3], 6)[:, 0], [0.1, 0.1, 0.1, 0.3, 0.3, 0.3])  # one too many
+    assert np.allclose(spread_boxes(boxes[:1], range(6), 6)[:, 0], 0.1)
+    assert not spread_boxes(boxes[:0], range(6), 6).any()
 
 
 @pytest.mark.parametrize(

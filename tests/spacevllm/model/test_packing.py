@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import BACKBONES, clip, instance, make, text_clip
 
+from spacevllm.data.instance import TrueTube
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.collate import Collator, frame_targets
@@ -162,3 +163,17 @@ def test_sparse_boxes_are_linear_inside_the_span_and_unknown_outside_it():
     assert known.tolist() == [False, False, True, True, True, False, False, False]
     assert in_span.tolist() == [False, False, True, True, True, True, False, False]
     assert np.allclose(boxes[3], [(16 + 20) / 160, 0.25, 0.25, 0.5])  # 8 of 23 frames of the way: 16 pixels
+
+
+def test_all_spans_of_the_first_thing_are_in_span_and_weighted_and_the_first_one_is_pointed_at():
+    _, processor = make()
+    far = {"box_frames": [0], "boxes": [[0.0, 0.0, 9.0, 9.0]]}
+    more = [TrueTube(1, 0.0, 1.0, 0, 8, **far), TrueTube(0, 5.0, 6.0)]
+    asked = dataclasses.replace(instance(0), end_s=3.0, end_frame=24, more=more)
+    batch = Collator(processor, time_weight=3.0)([clip([asked])])
+    assert batch.in_span[0].tolist() == [False, False, True, True, False, True, True, False]
+    assert np.allclose(batch.boxes[0, :, 0] * 160, 30 + np.arange(8) * 8)  # the first thing's
+    weighted = processor.tokenizer.decode(batch.input_ids[0, batch.label_weights[0] == 3])
+    assert weighted.replace(" ", "") == "2.003.005.006.00"
+    target = batch.pointer_target[0].reshape(2, 8, -1).sum(-1)
+    assert target.argmax(-1).tolist() == [2, 3]

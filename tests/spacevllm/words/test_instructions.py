@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import clip, instance, make
 
-from spacevllm.data.instance import TASKS
+from spacevllm.data.instance import TASKS, TrueTube
 from spacevllm.model.collate import Collator
 from spacevllm.model.processing import Question
 from spacevllm.span import Span
-from spacevllm.words.answers import format_span, number_starts, parse_span
+from spacevllm.words.answers import format_span, number_starts, parse_span, parse_spans
 from spacevllm.words.instructions import WORDINGS, answer_text, choose_wording
 
 SPAN_FORMS = sorted({wording.span for task in ("stvg", "vtg") for wording in WORDINGS[task]})
@@ -40,6 +42,14 @@ def test_every_form_of_a_span_reads_back(form, begin, length):
     assert back is not None
     assert abs(back.begin_s - span.begin_s) <= 0.00501 and abs(back.end_s - span.end_s) <= 0.00501
     assert [text[i:].split("s")[0] for i in number_starts(text)] == [f"{span.begin_s:.2f}", f"{span.end_s:.2f}"]
+
+
+@pytest.mark.parametrize("form", SPAN_FORMS)
+def test_all_spans_of_the_first_thing_are_written_in_order_of_time(form):
+    more = [TrueTube(0, 6.0, 6.5), TrueTube(1, 1.0, 2.0, boxes=[[0.0, 0.0, 9.0, 9.0]], box_frames=[9])]
+    text = answer_text(replace(instance(0), more=[*more, TrueTube(0, 0.5, 1.0)]), span_form=form)
+    assert parse_spans(text) == [Span(0.5, 1.0), Span(2.0, 5.0), Span(6.0, 6.5)]
+    assert text.endswith(".") == form.endswith(".")
 
 
 @given(st.text(min_size=1))

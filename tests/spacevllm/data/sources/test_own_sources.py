@@ -165,3 +165,28 @@ def test_questions_about_cvat_tracks(tmp_path):
     files = CVAT.write(tmp_path, CVAT.rows)._replace(questions=write_questions(tmp_path, "1,the guard,gate.mp4,,"))
     [record] = read("cvat", files)
     assert (record.id, record.question) == ("cvat/gate/1/2", "the guard")
+
+
+def test_one_question_about_several_tracks_and_several_spans_of_one(tmp_path):
+    questions = write_questions(
+        tmp_path,
+        "4;6,every person,,,",
+        "5,who waves?,gate,10;12,11;13",
+        "4;9,who is missing?,,,",
+        "4;4,twice,,,",
+        "4;5,both,,10;12,11;13",
+        "5,uneven,,10;12,13",
+    )
+    files = CVAT.write(tmp_path, [cvat_track(n) for n in (4, 5, 6)])._replace(questions=questions)
+    found = list(read("cvat", files))
+    waves, every = (row for row in found if not isinstance(row, Dropped))
+    assert (waves.id, waves.begin_frame, waves.end_frame) == ("cvat/gate/5/3", 10, 11)
+    assert [(tube.track, tube.begin_frame, tube.end_s, tube.boxes) for tube in waves.more] == [(0, 12, 13 / 30, [])]
+    assert (every.id, every.question, [tube.track for tube in every.more]) == ("cvat/gate/4/2", "every person", [1])
+    assert every.more[0].boxes == every.boxes and every.more[0].box_frames == [10, 11, 12]
+    assert [(row.key, row.reason) for row in found if isinstance(row, Dropped)] == [
+        ("line 5", "Value error, a track is listed twice"),
+        ("line 6", "Value error, several tracks and several spans in one line: only one of the two can be read"),
+        ("line 7", "Value error, begin_frame and end_frame list different numbers of spans"),
+        ("line 4", "there is no such track, or not in that video"),
+    ]
