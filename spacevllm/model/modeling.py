@@ -60,6 +60,15 @@ class SpaceVLLM(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return cast(PreTrainedModel, self.backbone).get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        cast(PreTrainedModel, self.backbone).set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return cast(PreTrainedModel, self.backbone).get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        cast(PreTrainedModel, self.backbone).set_output_embeddings(new_embeddings)
+
     def embed(self, input_ids: Tensor, kinds: Tensor, query_ids: Tensor, pixels: Pixels) -> tuple[Tensor, Cells]:
         """(B, L, D): token embeddings with cells, separators and queries in their places; and the cells.
 

@@ -57,14 +57,14 @@ def saying(*pieces: str) -> Predictor:
     last = processor.segment(Question("stvg", "x")).ids[-1]
     said = [last, *processor.tokenizer.convert_tokens_to_ids(list(pieces)), processor.end_of_turn]
     with torch.no_grad():
-        for layer in model.model.language_model.layers:
+        for layer in model.mllm.language_model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         embedding = model.get_input_embeddings().weight
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(embedding))
+        model.mllm.lm_head.weight = torch.nn.Parameter(torch.zeros_like(embedding))
         for place, (token, following) in enumerate(pairwise(said)):
             embedding[token] = torch.eye(embedding.shape[1])[place]
-            model.lm_head.weight[following, place] = 1
+            model.mllm.lm_head.weight[following, place] = 1
     return Predictor(model, processor)
 
 

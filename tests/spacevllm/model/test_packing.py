@@ -171,9 +171,9 @@ def test_all_spans_of_the_first_thing_are_in_span_and_weighted_and_the_first_one
     more = [TrueTube(1, 0.0, 1.0, 0, 8, **far), TrueTube(0, 5.0, 6.0)]
     asked = dataclasses.replace(instance(0), end_s=3.0, end_frame=24, more=more)
     batch = Collator(processor, time_weight=3.0)([clip([asked])])
-    assert batch.in_span[0].tolist() == [False, False, True, True, False, True, True, False]
-    assert np.allclose(batch.boxes[0, :, 0] * 160, 30 + np.arange(8) * 8)  # the first thing's
-    weighted = processor.tokenizer.decode(batch.input_ids[0, batch.label_weights[0] == 3])
+    assert batch.targets.in_span[0].tolist() == [False, False, True, True, False, True, True, False]
+    assert np.allclose(batch.targets.boxes[0, :, 0] * 160, 30 + np.arange(8) * 8)  # the first thing's
+    weighted = processor.tokenizer.decode(batch.tokens.input_ids[0, batch.tokens.label_weights[0] == 3])
     assert weighted.replace(" ", "") == "2.003.005.006.00"
-    target = batch.pointer_target[0].reshape(2, 8, -1).sum(-1)
+    target = batch.targets.pointer_target[0].reshape(2, 8, -1).sum(-1)
     assert target.argmax(-1).tolist() == [2, 3]

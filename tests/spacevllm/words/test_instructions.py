@@ -67,7 +67,7 @@ def test_keys_spread_over_all_wordings():
 def test_training_words_a_question_by_its_instance(task, wordings):
     _, processor = make(wordings=wordings)
     asked = [instance(k, task) for k in range(40)]
-    row = Collator(processor)([clip(asked)])
+    row = Collator(processor)([clip(asked)]).tokens
     texts = set()
     for k, one in enumerate(asked):
         words = processor.wording(Question(task, one.question, one.options, one.id))
