@@ -123,6 +123,7 @@ def _answer(fields: Mapping[str, Any], instance: Instance, note: Note) -> Answer
 def _tube(fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note) -> Prediction | None:
     spans = _frame_spans(fields, text, instance)
     if not spans:
+        _need_no_more(fields)
         return None
     track = _track(fields, instance, note)
     begin, end = _inside(spans[0], instance, note)
@@ -138,6 +139,11 @@ def _track(fields: Mapping[str, Any], instance: Instance, note: Note) -> Track:
     return clean_track(*_boxes(fields, note), instance.width, instance.height)
 
 
+def _need_no_more(fields: Mapping[str, Any]) -> None:
+    if fields.get("more"):
+        raise _Bad("no_span", "more lists further tubes, but the line itself has no span, which is the first")
+
+
 def _more(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     more = fields.get("more") or []
     if not isinstance(more, list) or not all(isinstance(further, dict) for further in more):
@@ -149,9 +155,12 @@ def _seconds(
     fields: Mapping[str, Any], text: str | None, instance: Instance, note: Note
 ) -> Interval | Intervals | None:
     spans = _second_spans(fields, text, instance)
-    for further in _more(fields) if spans else ():
+    if not spans:
+        _need_no_more(fields)
+        return None
+    for further in _more(fields):
         spans += _second_spans(further, None, instance)
-    return Intervals(tuple(spans)) if len(spans) > 1 else spans[0] if spans else None
+    return Intervals(tuple(spans)) if len(spans) > 1 else spans[0]
 
 
 def _second_spans(fields: Mapping[str, Any], text: str | None, instance: Instance) -> list[Interval]:

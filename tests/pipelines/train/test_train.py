@@ -45,6 +45,7 @@ LONGER = (
     f"phases.joint={{sources: {json.dumps(SHARES)}, block: 24, steps: {len(JOINT)}, batch_size: 6}}",
     "workers.zero_stage=2",  # would hang where ranks learn other parts of the model
     "train.log_every=1",
+    "workers.peak_tflops=1000",  # measured at the start, it is a busy machine's
     "tracking.enabled=false",
 )
 CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"

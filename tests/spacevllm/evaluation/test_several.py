@@ -91,6 +91,7 @@ def test_a_predictions_file_may_give_several(line, task):
         ({"spans": [[4.0, 2.0]]}, "inverted_span", 0),
         ({"spans": [[2.0, 4.0], [3.0, None]]}, "wrong_type", 0),
         ({"begin_s": 2.0, "end_s": 4.0, "more": {}}, None, 1),
+        ({"more": [{"begin_s": 2.0, "end_s": 4.0}]}, "no_span", 0),
         ({"begin_s": 2.0, "end_s": 4.0, "more": [1]}, "wrong_type", 0),
         ({"answer": "From 2.0s to 4.0s, of the frames 400 to 900."}, "span_outside_video", 1),
     ],
