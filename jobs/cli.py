@@ -14,8 +14,10 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from jobs.errors import OK, explain
+from jobs.options import Config, Data, DryRun, Model, Out, Overrides
 
 app = typer.Typer(
     name="spacevllm",
@@ -26,16 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich alone takes half a second to import
 )
-
-Out = Annotated[str, typer.Option("--out", help="Folder or URI for the results.", metavar="DIR")]
-Data = Annotated[str, typer.Option("--data", help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")]
-Model = Annotated[str, typer.Option("--model", help="Folder of a trained model.", metavar="DIR")]
-Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Configuration that differs from the file or the defaults.", metavar="KEY=VALUE"),
-]
 
 
 @app.command("moving-shapes")
@@ -375,8 +367,6 @@ def submit(
 
     Follows its log and exits with its status. What stands after -- is the job's own.
     """
-    from typer.main import get_command
-
     from jobs.submit import run
 
     commands = get_command(app).commands  # type: ignore[attr-defined]

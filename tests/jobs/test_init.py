@@ -11,11 +11,29 @@ import torch
 from safetensors.torch import load_file
 
 import spacevllm
+from pipelines.core.tracking import TrackingConfig
+from pipelines.dataset.build_unistg import BuildUnistgConfig
+from pipelines.dataset.build_unistg import run as build_unistg
+from spacevllm.data.moving_shapes import write_data_set
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "spacevllm" / "model"))
 
 from tiny import QWEN3_VL_FIELDS, write_qwen3_vl
 
+RECIPE = """
+model: {{init: {init}}}
+lora: {{rank: 4, alpha: 8}}
+sources:
+  stills: {{media: image, questions: 3}}
+  videos: {{media: video, questions: 4, micro_batch_size: 1}}
+phases:
+  mixed: {{sources: {{videos: 1, stills: 1}}, steps: 20, batch_size: 4}}
+criterion: {{attention: 1.0, pointer: 1.0}}
+train: {{learning_rate: 3.0e-3, log_every: 4}}
+workers: {{num_workers: 2, zero_stage: 2}}
+tracking: {{enabled: false}}
+"""
+NO_TRACKING = TrackingConfig(enabled=False)
 FIELDS = [f"fields.{name}={json.dumps(value)}" for name, value in QWEN3_VL_FIELDS.items()]
 
 
@@ -35,6 +53,29 @@ def test_it_keeps_the_weights_and_adds_what_is_new(cli, backbone, tmp_path):
             assert torch.equal(weights[f"backbone.{name}"], weight), name
     predictor = spacevllm.load(tmp_path / "model")
     assert predictor.num_frames == 8 and str(predictor.image_size) == "6c16"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*lacks weights of")
+def test_it_trains_and_grounds_what_is_wider_than_high(cli, backbone, tmp_path, ray_cluster):
+    write_data_set(tmp_path / "data", num_videos=8, seed=3)
+    build_unistg(BuildUnistgConfig(data=str(tmp_path / "data"), out=str(tmp_path / "data"), tracking=NO_TRACKING))
+    status, _, error = cli("init", "--backbone", backbone, "--out", tmp_path / "start", *FIELDS)
+    assert status == 0, error
+    (tmp_path / "train.yaml").write_text(RECIPE.format(init=tmp_path / "start"))
+    status, _, error = cli(
+        "train", "--config", tmp_path / "train.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run"
+    )
+    assert status == 0, error
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 20 and lines[-1]["loss"] < lines[0]["loss"]
+    model = spacevllm.load(tmp_path / "run" / "model")
+    video = next((tmp_path / "data" / "media" / "test").glob("*.mp4"))
+    [answer] = model.ground(video, ["the red circle"])
+    assert answer.sampled_boxes.shape == (8, 4) and (answer.sampled_boxes <= [160, 120, 160, 120]).all()
+    before = spacevllm.load(tmp_path / "start").model.state_dict()
+    moved = {n.split(".")[0] for n, w in model.model.state_dict().items() if not torch.equal(w, before[n])}
+    assert moved == {"backbone", "queries", "space_decoder"}
 
 
 def test_more_queries_take_more_frames(cli, backbone, tmp_path):

@@ -1,0 +1,17 @@
+"""Options that several commands have, with their words."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Out = Annotated[str, typer.Option("--out", help="Folder or URI for the results.", metavar="DIR")]
+Data = Annotated[str, typer.Option("--data", help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")]
+Model = Annotated[str, typer.Option("--model", help="Folder of a trained model.", metavar="DIR")]
+Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Configuration that differs from the file or the defaults.", metavar="KEY=VALUE"),
+]
