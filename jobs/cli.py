@@ -3,8 +3,8 @@
 Options name what a run reads and writes; everything else is configuration, set by ``section.key=value`` after the
 options. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
 
-Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 3 done, but some rows
-failed (ground, check-media) or some benchmarks (evaluate) · 130 interrupted.
+Exit status: 0 done · 1 a bug · 2 something to correct in the command, a file or a configuration · 130 interrupted ·
+3 done, but some rows failed (ground, check-media) or some benchmarks (evaluate).
 """
 
 from __future__ import annotations
@@ -369,8 +369,7 @@ def submit(
     """
     from jobs.submit import run
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    return run(commands, job, address, arguments or [], dry_run)
+    return run(get_command(app).commands, job, address, arguments or [], dry_run)  # type: ignore[attr-defined]
 
 
 @app.command()
