@@ -32,7 +32,7 @@ def run(backbone: str, out: str, overrides: Sequence[str], dry_run: bool) -> int
     need_folder(
         "--backbone", backbone, "config.json", "give the folder of a Qwen3-VL or LLaVA-OneVision, as downloaded"
     )
-    from spacevllm.model.configuration import check_fields
+    from spacevllm.model.fields import check_fields
     from spacevllm.model.initial import plan_init, write_initial  # needs torch: seconds
 
     check_fields(config.fields, "fields.")

@@ -18,7 +18,8 @@ from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.model.backbones import family_of
 from spacevllm.model.checkpoints import load_model, load_tokenizer, read_config
-from spacevllm.model.configuration import SpaceVLLMConfig, check_fields, tiny_config
+from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
+from spacevllm.model.fields import check_fields
 from spacevllm.model.lora import add_lora
 from spacevllm.model.modeling import SpaceVLLM, build
 from spacevllm.model.processing import SpaceVLLMProcessor
