@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from spacevllm.frame_size import fit_size
 from spacevllm.model.backbones import layout_of
 from spacevllm.model.backbones.base import Pixels
 from spacevllm.model.batch import Batch, Media, Targets, Tokens
 from spacevllm.model.configuration import SpaceVLLMConfig, tiny_config
 from spacevllm.model.modeling import SpaceVLLM
 from spacevllm.model.prompt import Kind, Prefix, Segment
-from spacevllm.video.size import fit_size
 
 OPENING_TOKENS, TIME_TOKENS = 14, 7  # system turn; each frame's time in the list of LLaVA-Video's instruction
 QUESTION_TOKENS, CAPTION = 40, (8, 28)

@@ -12,6 +12,7 @@ import torch
 from spacevllm.answer import Answer
 from spacevllm.boxes import cxcywh_to_xyxy
 from spacevllm.calibration import Calibration
+from spacevllm.frame_size import FrameSize
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.checkpoints import load_model, load_tokenizer
 from spacevllm.model.folder import digest_of
@@ -25,7 +26,6 @@ from spacevllm.video.errors import StillImage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
 from spacevllm.video.resize import resize_frames
-from spacevllm.video.size import FrameSize
 from spacevllm.windows import Windows, ground_film, is_film
 from spacevllm.words.answers import MOST_SPANS, parse_boxes, parse_span, parse_spans
 

@@ -23,13 +23,13 @@ from pipelines.media.decode import DecodeOptions, Decoder, Plan, decoded, row_to
 from spacevllm.answer import Answer
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
+from spacevllm.frame_size import FrameSize
 from spacevllm.imports import no_garbage
 from spacevllm.model.folder import read_facts
 from spacevllm.span import Span
 from spacevllm.tube import Tube
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
-from spacevllm.video.size import FrameSize
 from spacevllm.windows import Windows, ground_film, is_film
 
 UNPARSABLE = "unparsable"

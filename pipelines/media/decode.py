@@ -28,12 +28,12 @@ from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
+from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
-from spacevllm.video.size import FrameSize
 
 FRAMES = pa.schema(
     [

@@ -21,10 +21,10 @@ from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
 from spacevllm.answer import Answer
+from spacevllm.frame_size import fit_size
 from spacevllm.imports import no_garbage
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
-from spacevllm.video.size import fit_size
 
 if TYPE_CHECKING:  # torch and transformers are the copies' affair: the process that starts them would wait for seconds
     from spacevllm.memories import RememberedClip

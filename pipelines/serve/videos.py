@@ -23,12 +23,12 @@ from pipelines.serve.problems import Problem
 from pipelines.serve.store import CONTENT, ID, Video, VideoStore, address_id, content_id, missing, save_upload
 from spacevllm.answer import Answer
 from spacevllm.drawing.overlay import draw_overlay
+from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
-from spacevllm.video.size import FrameSize
 from spacevllm.windows import is_film
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.phases import Source
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import Instance
+from spacevllm.frame_size import FrameSize
 from spacevllm.model.collate import ClipSample
-from spacevllm.video.size import FrameSize
 
 KEY = ["media", "begin_s", "end_s"]  # of a clip: what is shown of which file
 FRAME_COLUMNS = ["status", "frames", "shape", "indices", "times_s", "duration_s", "shown_begin_s", "shown_end_s"]

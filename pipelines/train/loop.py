@@ -14,9 +14,9 @@ from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import TEXT_BYTES, ClipStream
 from pipelines.train.phases import Phase
 from pipelines.train.trainer import Trainer
+from spacevllm.frame_size import largest_frame
 from spacevllm.model.batch import Batch
 from spacevllm.model.collate import ClipSample
-from spacevllm.video.size import largest_frame
 
 
 def train_worker(payload: dict[str, Any]) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 from pipelines.train.data import Clip, clip_of, wanted
 from pipelines.train.phases import Source
 from spacevllm.data.instance import Instance
+from spacevllm.frame_size import fit_size
 from spacevllm.model.flops import Work
 from spacevllm.model.processing import Question, SpaceVLLMProcessor
 from spacevllm.model.prompt import Kind, Prefix
-from spacevllm.video.size import fit_size
 from spacevllm.words.instructions import answer_text
 
 CLIPS_LOOKED_AT = 50

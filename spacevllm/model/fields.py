@@ -1,5 +1,4 @@
-"""Fields of ``SpaceVLLMConfig`` as a person writes them, checked. Apart from the configuration itself, which runs on bare
-machines without pydantic."""
+"""Fields of ``SpaceVLLMConfig`` as a person writes them, checked: apart from it, as it runs where pydantic is not."""
 
 from __future__ import annotations
 

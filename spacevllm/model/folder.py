@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spacevllm import calibration
+from spacevllm.frame_size import FrameBudget, FrameSize
 from spacevllm.model.weights import CheckpointError, read_json, read_table, weight_files
-from spacevllm.video.size import FrameBudget, FrameSize
 
 BACKBONES = ("llava_onevision", "qwen3_vl")  # folders to start from
 _NUM_FRAMES, _SQUARE, _FRAME_TOKENS, _CELL = 64, 384, 144, 32  # what configurations fill in where config.json is silent

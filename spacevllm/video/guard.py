@@ -25,11 +25,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import DecoderCrashed, DecodeTimeout
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import Backend, SampledFrames, sample_frames
-from spacevllm.video.size import FrameSize
 
 _LENGTH = struct.Struct(">Q")
 _CHILD = "from spacevllm.video.guard import serve; serve()"

@@ -19,12 +19,12 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from spacevllm.frame_size import FrameSize, fit_size
 from spacevllm.span import Span
 from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
 from spacevllm.video.sampling import uniform_indices
-from spacevllm.video.size import FrameSize, fit_size
 
 Backend = Literal["pyav", "decord"]
 _Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from spacevllm.video.size import FrameSize, fit_size
+from spacevllm.frame_size import FrameSize, fit_size
 
 
 def resize_frames(frames: np.ndarray, size: FrameSize) -> np.ndarray:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spacevllm.frame_size import FrameSize
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.prompt import Prefix
-from spacevllm.video.size import FrameSize
 
 Encode = Callable[[str], list[int]]
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchEmbed, apply_rotary_pos_emb
 
+from spacevllm.frame_size import FrameBudget
 from spacevllm.model.attention import SHARED_PREFIX
 from spacevllm.model.backbones.base import Cells, Encode, Family, Layout, Pixels, TowerSize
 from spacevllm.model.configuration import SpaceVLLMConfig
 from spacevllm.model.prompt import Kind, Prefix
-from spacevllm.video.size import FrameBudget
 
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 NAMES = [(r"^visual\.", r"model.visual."), (r"^language_model\.", r"model.language_model.")]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import QWEN3_VL_FIELDS, clip, instance, make, text_clip, write_qwen3_vl
 from transformers import Qwen3VLForConditionalGeneration
 
+from spacevllm.frame_size import FrameBudget
 from spacevllm.model.backbones.qwen3_vl import VISION_END, VISION_START
 from spacevllm.model.checkpoints import load_model
 from spacevllm.model.collate import Collator
@@ -20,7 +21,6 @@ from spacevllm.model.memory import ask, prefill
 from spacevllm.model.processing import Question
 from spacevllm.model.prompt import Kind
 from spacevllm.predictor import Predictor
-from spacevllm.video.size import FrameBudget
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lacks weights of")
 HEIGHT, WIDTH = 32, 48  # 2x3 cells
