@@ -299,8 +299,8 @@ def span_boxes(
 
 def place_span(span: Span | None, times_s: np.ndarray, part: Span) -> Span | None:
     """An answer about ``part`` in the seconds of the whole video, see ``clamp_span``; times_s: (N,) of its frames."""
-    own = times_s[(times_s >= part.begin_s) & (times_s < part.end_s)] - part.begin_s
-    inside = clamp_span(span, own, part.end_s - part.begin_s)
+    part_times_s = times_s[(times_s >= part.begin_s) & (times_s < part.end_s)] - part.begin_s
+    inside = clamp_span(span, part_times_s, part.end_s - part.begin_s)
     return inside and Span(inside.begin_s + part.begin_s, inside.end_s + part.begin_s)
 
 

@@ -21,9 +21,9 @@ def save_untrained(folder: str | Path, seed: int = 0) -> Predictor:
     world = MovingShapesConfig(seed=seed)
     scenes = [make_scene(world, "train", index) for index in range(SCENES)]
     stills = [make_still(world, "train", index, 0) for index in range(SCENES)]
-    told = [i for scene in scenes for i in scene_instances(scene, "scene")]
-    told += [i for still in stills for i in still_instances(still, "still")]
-    tokenizer = build_tiny_tokenizer(prompt_texts(told))
+    instances = [i for scene in scenes for i in scene_instances(scene, "scene")]
+    instances += [i for still in stills for i in still_instances(still, "still")]
+    tokenizer = build_tiny_tokenizer(prompt_texts(instances))
     config = tiny_config(len(tokenizer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -57,9 +57,9 @@ class Trainer:
             group["lr"] = group["peak_lr"] * self.config.schedule.learning_rate_factor(self.step)
         counts = [self.criterion.counts(batch, align) for batch in parts]
         totals = self._totals(counts)
-        for i, (batch, own) in enumerate(zip(parts, counts, strict=True)):
+        for i, (batch, part_counts) in enumerate(zip(parts, counts, strict=True)):
             self.engine.set_gradient_accumulation_boundary(i == len(parts) - 1)
-            self._backward(batch.to(self.engine.device), own, totals, align)
+            self._backward(batch.to(self.engine.device), part_counts, totals, align)
         norm = self._gradient_norm()
         self.engine.step()
         work = [self.flops.work(batch) for batch in parts]
@@ -72,18 +72,18 @@ class Trainer:
 
     def _totals(self, counts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Counts of all micro-batches of all ranks: what the sums are divided by."""
-        table = torch.stack([torch.stack(list(own.values())) for own in counts]).sum(0)  # (terms, tasks)
+        table = torch.stack([torch.stack(list(part.values())) for part in counts]).sum(0)  # (terms, tasks)
         table = table.to(self.engine.device)
         dist.all_reduce(table)
         return dict(zip(counts[0], table, strict=True))
 
-    def _backward(self, batch: Batch, own: dict[str, Tensor], totals: dict[str, Tensor], align: bool) -> None:
+    def _backward(self, batch: Batch, part_counts: dict[str, Tensor], totals: dict[str, Tensor], align: bool) -> None:
         output = self.engine(batch, align=align, pointer=self.config.criterion.pointer > 0)
         sums = self.criterion.sums(output, batch)
         loss = self.criterion.loss(sums, totals)
         # DeepSpeed takes the mean over the ranks; these are parts of one sum
         self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
-        self.meter.add_part(sums, own, loss)
+        self.meter.add_part(sums, part_counts, loss)
 
     def _gradient_norm(self) -> Tensor | None:
         """At ZeRO 0, where DeepSpeed clips without a word about the norm, of the gradients, which are clipped here."""

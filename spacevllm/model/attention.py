@@ -65,29 +65,30 @@ def shared_prefix_attention(
     cut = layout.prefix
     out = _attend(query[:, :, :cut], key[:, :, :cut], value[:, :, :cut], None, scaling)  # (B, H, P, d)
     if query.shape[2] > cut:
-        asked = _per_question(query[:, :, cut:], layout.segment)  # (B * K, H, S, d)
+        segment_query = _per_question(query[:, :, cut:], layout.segment)  # (B * K, H, S, d)
         keys, values = (_behind_prefix(x, layout) for x in (key, value))  # (B * K, Hk, P + S, d)
-        answer = _attend(asked, keys, values, layout.segment_mask, scaling)
+        answer = _attend(segment_query, keys, values, layout.segment_mask, scaling)
         batch, heads, _, width = out.shape
         answer = answer.view(batch, -1, heads, layout.segment, width).transpose(1, 2).flatten(2, 3)  # (B, H, K·S, d)
         out = torch.cat([out, answer], dim=2)
     return out.transpose(1, 2).contiguous(), None
 
 
-def _behind_remembered(query: Tensor, own: KeyValue, prefix: KeyValue, mask: Tensor, scaling: float | None) -> Tensor:
-    """query (K, H, S, d), own (K, Hk, N, d), prefix (1, Hk, P, d), mask (K, 1, S, N) → (K, S, H, d)."""
+def _behind_remembered(query: Tensor, tail: KeyValue, prefix: KeyValue, mask: Tensor, scaling: float | None) -> Tensor:
+    """query (K, H, S, d), tail (K, Hk, N, d), prefix (1, Hk, P, d), mask (K, 1, S, N) → (K, S, H, d)."""
     count, heads, length, width = query.shape
     scale = scaling or width**-0.5
-    grouped = query.view(count, own[0].shape[1], -1, length, width)  # (K, Hk, G, S, d)
+    grouped = query.view(count, tail[0].shape[1], -1, length, width)  # (K, Hk, G, S, d)
     row = grouped.permute(1, 2, 0, 3, 4).flatten(1, 3).unsqueeze(0)  # (1, Hk, G·K·S, d): G heads read the same keys
-    far, far_weight = _attend_all(row, prefix, scale)
+    prefix_out, prefix_lse = _attend_all(row, prefix, scale)
     unrow = (grouped.shape[1], grouped.shape[2], count, length, -1)  # (Hk, G, K, S, ·)
-    far, far_weight = (x.view(unrow).permute(2, 0, 1, 3, 4) for x in (far, far_weight))  # (K, Hk, G, S, ·)
-    logits = (grouped @ own[0].unsqueeze(2).transpose(-1, -2)).float() * scale  # (K, Hk, G, S, N)
+    # (K, Hk, G, S, ·)
+    prefix_out, prefix_lse = (x.view(unrow).permute(2, 0, 1, 3, 4) for x in (prefix_out, prefix_lse))
+    logits = (grouped @ tail[0].unsqueeze(2).transpose(-1, -2)).float() * scale  # (K, Hk, G, S, N)
     logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
-    near = logits.softmax(-1).to(query.dtype) @ own[1].unsqueeze(2)  # (K, Hk, G, S, d)
-    share = (far_weight - logits.logsumexp(-1, keepdim=True)).sigmoid()  # of the prefix in the whole softmax
-    out = near + share * (far.float() - near.float())
+    tail_out = logits.softmax(-1).to(query.dtype) @ tail[1].unsqueeze(2)  # (K, Hk, G, S, d)
+    share = (prefix_lse - logits.logsumexp(-1, keepdim=True)).sigmoid()  # of the prefix in the whole softmax
+    out = tail_out + share * (prefix_out.float() - tail_out.float())
     return out.to(query.dtype).view(count, heads, length, width).transpose(1, 2).contiguous()
 
 
@@ -136,9 +137,9 @@ def _per_question(x: Tensor, segment: int) -> Tensor:
 
 
 def _behind_prefix(x: Tensor, layout: PrefixLayout) -> Tensor:
-    own = _per_question(x[:, :, layout.prefix :], layout.segment)  # (B * K, Hk, S, d)
-    shared = x[:, :, : layout.prefix].repeat_interleave(len(own) // len(x), dim=0)  # (B * K, Hk, P, d)
-    return torch.cat([shared, own], dim=2)
+    tail = _per_question(x[:, :, layout.prefix :], layout.segment)  # (B * K, Hk, S, d)
+    shared = x[:, :, : layout.prefix].repeat_interleave(len(tail) // len(x), dim=0)  # (B * K, Hk, P, d)
+    return torch.cat([shared, tail], dim=2)
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

@@ -64,10 +64,10 @@ class Tokens(_Movable):
         """The same mask in the form that ``shared_prefix_attention`` computes."""
         cut, size = self.prefix_length, self.segment_length
         real = self.segments >= 0  # (B, L)
-        own = real[:, cut:].reshape(len(real), -1, 1, size)  # (B, K, 1, S)
-        prefix = real[:, None, None, :cut].expand(-1, own.shape[1], size, -1)  # (B, K, S, P)
+        question = real[:, cut:].reshape(len(real), -1, 1, size)  # (B, K, 1, S)
+        prefix = real[:, None, None, :cut].expand(-1, question.shape[1], size, -1)  # (B, K, S, P)
         causal = torch.ones(size, size, dtype=torch.bool, device=real.device).tril()
-        mask = torch.cat([prefix, own & causal], dim=-1)  # (B, K, S, P + S)
+        mask = torch.cat([prefix, question & causal], dim=-1)  # (B, K, S, P + S)
         return PrefixLayout(cut, size, mask.flatten(0, 1).unsqueeze(1))
 
 

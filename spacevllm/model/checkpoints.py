@@ -90,8 +90,8 @@ def load_model(
     folder = Path(folder)
     config = read_config(folder, fields)
     stored = read_tables(weight_files(folder), family_of(config).names)
-    own = read_json(folder / "config.json")["model_type"] == "spacevllm"
-    fresh = {} if own and not fields else fresh_modules(config, seed)
+    is_spacevllm = read_json(folder / "config.json")["model_type"] == "spacevllm"
+    fresh = {} if is_spacevllm and not fields else fresh_modules(config, seed)
     fresh = {name: weight for name, weight in fresh.items() if name not in stored}
     found = {name: entry.shape for name, entry in stored.items()} | {n: tuple(w.shape) for n, w in fresh.items()}
     check_fit(folder, expected_shapes(config), found, {LM_HEAD} if ties_words(config) else ())

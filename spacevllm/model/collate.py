@@ -80,11 +80,11 @@ class QuestionTargets:
         return cls(boxes, shares, known, in_span, index, target, TASKS.index(instance.task))
 
     @staticmethod
-    def stack(each: Sequence[QuestionTargets], frames: int, cells: int) -> Targets:
+    def stack(questions: Sequence[QuestionTargets], frames: int, cells: int) -> Targets:
         """All questions of a batch, padded to so many frames and cells."""
 
         def padded(name: str, shape: tuple[int, ...], fill: float = 0) -> Tensor:
-            return _stack([getattr(one, name) for one in each], shape, fill)
+            return _stack([getattr(question, name) for question in questions], shape, fill)
 
         return Targets(
             boxes=padded("boxes", (frames, 4), 0.5),
@@ -93,7 +93,7 @@ class QuestionTargets:
             in_span=padded("in_span", (frames,)),
             pointer_index=padded("pointer_index", (2,)),
             pointer_target=padded("pointer_target", (2, frames, cells)).flatten(2),
-            tasks=torch.tensor([one.task for one in each]),
+            tasks=torch.tensor([question.task for question in questions]),
         )
 
 
@@ -188,12 +188,12 @@ class Collator:
             "label_weights": np.ones(total, np.float32),
         }
         out["input_ids"][:used], out["kinds"][:used], out["segments"][:used] = row.prefix.ids, row.prefix.kinds, 0
-        for k, asked in enumerate(row.segments):
-            here = prefix + k * segment + np.arange(len(asked.ids))
-            answer = here[asked.answer_start :]
-            out["input_ids"][here], out["segments"][here] = asked.ids, k + 1
-            out["labels"][answer] = asked.ids[asked.answer_start :]
-            out["label_weights"][here[asked.time_tokens]] = self.time_weight
+        for k, question in enumerate(row.segments):
+            here = prefix + k * segment + np.arange(len(question.ids))
+            answer = here[question.answer_start :]
+            out["input_ids"][here], out["segments"][here] = question.ids, k + 1
+            out["labels"][answer] = question.ids[question.answer_start :]
+            out["label_weights"][here[question.time_tokens]] = self.time_weight
         return out
 
     def _positions(self, row: _Row, prefix: int, segment: int) -> np.ndarray:
@@ -201,9 +201,9 @@ class Collator:
         layout = self.processor.layout
         out = np.zeros((layout.axes, prefix + segment * len(row.segments)), np.int64)
         out[:, : len(row.prefix.ids)] = layout.positions(row.prefix)
-        for k, asked in enumerate(row.segments):
+        for k, question in enumerate(row.segments):
             start = prefix + k * segment
-            out[:, start : start + len(asked.ids)] = layout.next_position(row.prefix) + np.arange(len(asked.ids))
+            out[:, start : start + len(question.ids)] = layout.next_position(row.prefix) + np.arange(len(question.ids))
         return out
 
     def _pixels(self, sample: ClipSample) -> Pixels:

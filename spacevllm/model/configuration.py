@@ -196,7 +196,7 @@ def tiny_config(
         "initializer_range": 0.04,
         "tie_word_embeddings": True,
     }
-    own: dict[str, Any] = {
+    fields_of_ours: dict[str, Any] = {
         "num_frames": 8,
         "time_encoding": "interleaved",
         "image_pooling": True,
@@ -211,4 +211,4 @@ def tiny_config(
         "video_token_index": 0,
     }
     parts: dict[str, Any] = {"vision_config": tower | dict(vision or {}), "text_config": language | dict(text or {})}
-    return SpaceVLLMConfig(**(parts | own | fields))
+    return SpaceVLLMConfig(**(parts | fields_of_ours | fields))

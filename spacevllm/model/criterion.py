@@ -68,8 +68,8 @@ class Criterion:
         """How much each term looks at: (len(TASKS),) float by task. Known before the forward pass."""
         if align:
             boxes = by_task((batch.targets.box_known & batch.targets.in_span).sum(1).float(), batch.targets.tasks)
-            asked = by_task(_covered(batch).any((1, 2)).float(), batch.targets.tasks)
-            return {"alignment": asked, "l1": boxes, "giou": boxes}
+            captions = by_task(_covered(batch).any((1, 2)).float(), batch.targets.tasks)
+            return {"alignment": captions, "l1": boxes, "giou": boxes}
         learned = batch.tokens.labels[:, 1:] >= 0  # (B, L - 1)
         boxes = by_task(self._supervised(batch).sum(1).float(), batch.targets.tasks)
         counts = {"lm": by_task(batch.tokens.label_weights[:, 1:][learned], _token_tasks(batch, learned))}
@@ -98,10 +98,10 @@ class Criterion:
     def _alignment(self, output: AlignOutput, batch: Batch) -> dict[str, Tensor]:
         """Of all visual tokens, a caption fits those its object covers best; what these say together is its box."""
         wanted = _covered(batch)  # (Q, T, P)
-        asked = wanted.any((1, 2))
-        fit = soft_cross_entropy(output.logits[asked], wanted.flatten(1)[asked])
+        covering = wanted.any((1, 2))
+        fit = soft_cross_entropy(output.logits[covering], wanted.flatten(1)[covering])
         boxes = _box_terms(output.boxes, batch, batch.targets.box_known & batch.targets.in_span)
-        return {"alignment": by_task(fit, batch.targets.tasks[asked]), **boxes}
+        return {"alignment": by_task(fit, batch.targets.tasks[covering]), **boxes}
 
     def _language(self, output: GroundingOutput, batch: Batch) -> Tensor:
         each = F.cross_entropy(output.logits, output.labels, reduction="none")  # (N,)
@@ -133,14 +133,14 @@ class Criterion:
         """Cross-entropy of the frames, in the mean, and of the video."""
         if output.space.presence_logits is None:
             raise ValueError("criterion.presence needs a presence head: set model.fields.presence_head=true")
-        asked = _timed(batch)
-        logits, seen = output.space.presence_logits[asked], output.space_valid[asked]  # (N, T)
-        goes_on = batch.targets.in_span[asked] & seen
+        timed = _timed(batch)
+        logits, seen = output.space.presence_logits[timed], output.space_valid[timed]  # (N, T)
+        goes_on = batch.targets.in_span[timed] & seen
         frames = F.binary_cross_entropy_with_logits(logits, goes_on.float(), reduction="none") * seen
         video = F.binary_cross_entropy_with_logits(
             video_logit(logits, seen), goes_on.any(1).float(), reduction="none"
         )  # (N,)
-        return by_task(frames.sum(1) / seen.sum(1).clamp(min=1) + video, batch.targets.tasks[asked])
+        return by_task(frames.sum(1) / seen.sum(1).clamp(min=1) + video, batch.targets.tasks[timed])
 
 
 def mean(sums: Tensor, counts: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ class FlopsModel:
         """Of the batch's real tokens; each question reads the prefix and itself."""
         segments, patches = batch.tokens.segments, batch.media.pixels.grids.prod(1)  # (B, L), (F,)
         lengths = torch.stack([(segments == k).sum(1) for k in range(int(segments.max()) + 1)])  # (1 + K, B)
-        prefix, asked = lengths[0], lengths[1:]
-        pairs = prefix * (prefix + 1) // 2 + (asked * prefix + asked * (asked + 1) // 2).sum(0)  # (B,)
+        prefix, questions = lengths[0], lengths[1:]
+        pairs = prefix * (prefix + 1) // 2 + (questions * prefix + questions * (questions + 1) // 2).sum(0)  # (B,)
         return Work(
             patches=int(patches.sum()),
             patch_pairs=int((patches**2).sum()),
@@ -69,9 +69,9 @@ class FlopsModel:
         those of the activations, where something before has to learn."""
         total, upstream = 0.0, False
         for part, flops in self.forward(work).items():
-            own = part in self.trained
-            upstream = upstream or own or part == "llm"  # the queries enter there
-            total += flops * (1 + own + upstream) if not (align and part == "llm") else 0.0
+            learns = part in self.trained
+            upstream = upstream or learns or part == "llm"  # the queries enter there
+            total += flops * (1 + learns + upstream) if not (align and part == "llm") else 0.0
         return total
 
     def _tower(self, work: Work) -> float:

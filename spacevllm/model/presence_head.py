@@ -28,9 +28,9 @@ class PresenceHead(nn.Module):
         """
         real = caption_mask.unsqueeze(-1)
         mean = (caption * real).sum(1) / real.sum(1).clamp(min=1)  # (Q, D)
-        asked = layer_norm(mean).unsqueeze(1).expand(-1, states.shape[1], -1)  # (Q, T, D)
+        caption_mean = layer_norm(mean).unsqueeze(1).expand(-1, states.shape[1], -1)  # (Q, T, D)
         width = next(self.parameters()).dtype  # of a frozen decoder's states it need not be
-        return self.mlp(torch.cat([layer_norm(states), asked], dim=-1).to(width)).squeeze(-1).float()
+        return self.mlp(torch.cat([layer_norm(states), caption_mean], dim=-1).to(width)).squeeze(-1).float()
 
 
 def video_logit(frames: Tensor, seen: Tensor) -> Tensor:
