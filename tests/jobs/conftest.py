@@ -15,6 +15,7 @@ import pytest
 from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 180  # until a node is up: seconds, or a minute beside other work
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def free_port():
 def cluster(tmp_path_factory, short_folder):
     """The dashboard's address of a Ray head node."""
     with head_node(tmp_path_factory, short_folder) as address:
+        wait_for_agent(address)
         yield address
 
 
@@ -84,15 +86,29 @@ def start_head(tmp_path_factory, short_folder):
 def wait_for_dashboard(port, head, log):
     from ray.job_submission import JobSubmissionClient
 
-    for _ in range(120):
-        if head.poll() is not None:
-            break
+    end = time.monotonic() + PATIENCE_S
+    while head.poll() is None and time.monotonic() < end:
         try:
             JobSubmissionClient(f"http://127.0.0.1:{port}").list_jobs()
             return
         except (ConnectionError, RuntimeError):
             time.sleep(0.5)
     pytest.fail(f"no Ray head came up:\n{log.read_text()}")
+
+
+def wait_for_agent(address):
+    """The dashboard lists jobs before the agent, which starts them, is there: until it takes one."""
+    from ray.job_submission import JobSubmissionClient
+
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")
