@@ -16,6 +16,7 @@ from pipelines.serve import chat, metrics
 from pipelines.serve.answers import answers_json
 from pipelines.serve.events import DESCRIPTION, stream
 from pipelines.serve.films import Tell
+from pipelines.serve.open_file import OpenFile
 from pipelines.serve.problems import described, install_handlers
 from pipelines.serve.reference import reference
 from pipelines.serve.requests import EVENTS, GroundRequest, VideoRequest, read_ground, read_video
@@ -23,6 +24,7 @@ from pipelines.serve.requests import Query as Asked
 from pipelines.serve.security import PAGE_POLICY, Security
 from pipelines.serve.service import Service
 from pipelines.serve.store import Video
+from pipelines.serve.videos import gone
 
 PAGE = Path(__file__).parent / "page"
 FILE = {"type": "string", "format": "binary", "description": "the video"}
@@ -139,7 +141,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
     async def file(video_id: str) -> FileResponse:
         video = await service.videos.get(video_id)
         kind = mimetypes.guess_type(video.name)[0] or ""
-        return _media(Path(video.path), kind if kind.startswith("video/") else "video/mp4")
+        return await _media(video, Path(video.path), kind if kind.startswith("video/") else "video/mp4")
 
     @app.get(
         "/v1/videos/{video_id}/overlay",
@@ -150,7 +152,8 @@ def _add_files(app: FastAPI, service: Service) -> None:
     async def overlay(video_id: str, question: Annotated[list[str] | None, Query()] = None) -> FileResponse:
         """Of the question asked last, or of those given: `?question=…&question=…`; new ones are asked."""
         with service.admitted():
-            return _media(await service.overlay(await service.videos.get(video_id), question or []), "video/mp4")
+            video = await service.videos.get(video_id)
+            return await _media(video, await service.overlay(video, question or []), "video/mp4")
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -211,10 +214,11 @@ async def _video(service: Service, asked: Asked) -> Video:
     return await service.videos.find(asked.video)
 
 
-def _media(path: Path, kind: str) -> FileResponse:
-    return FileResponse(
-        path, media_type=kind, headers={"content-security-policy": "sandbox", "cache-control": "private"}
-    )
+async def _media(video: Video, path: Path, kind: str) -> FileResponse:
+    try:
+        return await asyncio.to_thread(OpenFile, path, kind)
+    except FileNotFoundError:
+        raise gone(video.id) from None
 
 
 def _body(json_schema: dict[str, Any], fields: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from serving import QUESTIONS, untrained
+from starlette.testclient import TestClient
 
 from pipelines.serve.kept_frames import KeptFrames
 from pipelines.serve.model import answer_batch
+from pipelines.serve.open_file import OpenFile
 from pipelines.serve.service import Ask
 from pipelines.serve.store import (
     ANSWERS_KEPT,
@@ -230,3 +232,24 @@ def test_many_threads_add_ask_and_remove(tmp_path):
         if name != ".incoming":
             video = stores[0].get(name)
             assert video is not None and len(Path(video.path).read_bytes()) == 400
+
+
+def test_a_file_that_leaves_while_it_is_sent_is_sent_whole(tmp_path):
+    """A video may leave the store between the look at it and each byte of the answer."""
+    file = tmp_path / "video"
+
+    async def app(scope, receive, send):
+        answer = OpenFile(file, "video/mp4")
+        file.unlink()
+        await answer(scope, receive, send)
+
+    def get(**headers):
+        file.write_bytes(b"0123456789" * 20_000)
+        return TestClient(app).get("/", headers=headers)
+
+    assert get().content == b"0123456789" * 20_000
+    part = get(range="bytes=15-18")
+    assert (part.status_code, part.content) == (206, b"5678")
+    assert part.headers["content-range"] == "bytes 15-18/200000"
+    with pytest.raises(FileNotFoundError):
+        OpenFile(file, "video/mp4")
