@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.common import finish, show_plan
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.progress import Progress
 from spacevllm.config import Config, ConfigError
 from spacevllm.evaluation.fixtures import FIXTURES, MARK, write_fixture
@@ -33,7 +33,7 @@ def run(config: FixturesConfig, dry_run: bool) -> int:
         raise ConfigError(f"--out {out}: {', '.join(foreign)} is there already and no stand-in: choose another folder")
     if dry_run:
         return show_plan("benchmark-fixtures", config, ", ".join(FIXTURES))
-    with storage.exclusive(out), Progress("fixtures", len(FIXTURES), "benchmarks") as progress:
+    with locks.exclusive(out), Progress("fixtures", len(FIXTURES), "benchmarks") as progress:
         for name in FIXTURES:
             write_fixture(name, out, config.num_videos, config.seed)
             progress.advance(1)

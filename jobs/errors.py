@@ -46,8 +46,9 @@ def _one_line(error: BaseException) -> str | None:
 
 def _user_errors() -> tuple[type[BaseException], ...]:
     """Classes whose message is written for the user. Imported here: only a failing command pays for it."""
-    from pipelines.core.storage import OutputError, StorageBusy
+    from pipelines.core.locks import StorageBusy
+    from pipelines.core.storage import OutputError, Unreachable
     from spacevllm.config import ConfigError
     from spacevllm.video.errors import VideoError
 
-    return ConfigError, VideoError, StorageBusy, OutputError, FileNotFoundError, ConnectionError
+    return ConfigError, VideoError, StorageBusy, OutputError, Unreachable, FileNotFoundError, ConnectionError

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from jobs.common import finish, resolve, show_plan
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.progress import Progress
 from spacevllm.config import Config, ConfigError, dump_config, load_config
 from spacevllm.data.moving_shapes import MovingShapesConfig, split_sizes, write_annotations, write_one
@@ -66,7 +66,7 @@ def make(config: MovingShapesJobConfig) -> dict[str, int]:
     from pipelines.dataset.build_unistg import BuildUnistgConfig
     from pipelines.dataset.build_unistg import run as build
 
-    with storage.exclusive(config.out):
+    with locks.exclusive(config.out):
         Path(config.out, RECORD).write_text(dump_config(config.world))
         counts = _render(config)
     build(BuildUnistgConfig(data=config.out, out=config.out))

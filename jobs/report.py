@@ -13,9 +13,9 @@ from pydantic import Field
 
 from jobs.common import finish, need_folder, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines.archive.predict import row_to_answer
+from pipelines.archive.answers import row_to_answer
+from pipelines.archive.tubes import visible
 from pipelines.core import storage
-from pipelines.core.parts import Parts
 from pipelines.core.progress import Progress
 from pipelines.media.manifest import read_records
 from spacevllm.answer import Answer
@@ -125,7 +125,7 @@ def _answers(config: ReportConfig, asked: Container[str] | None) -> list[dict[st
     """The columns ``LIGHT``, and in which ``file`` the rest is."""
     return [
         row | {"file": file}
-        for row, file in Parts(storage.join(config.tubes, "tubes")).rows(LIGHT)
+        for row, file in visible(config.tubes).rows(LIGHT)
         if config.question in ("", row["question"]) and (asked is None or row["id"] in asked)
     ]
 

@@ -12,6 +12,7 @@ from pipelines.archive.ground import run as ground
 from pipelines.archive.predict import PredictOptions
 from pipelines.archive.questions import pair_questions
 from pipelines.core import storage
+from pipelines.core.failures import Retry
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions
 from pipelines.media.manifest import list_videos
@@ -37,7 +38,7 @@ class SearchConfig(Config):
     windows: Windows = "auto"
     decode: DecodeOptions = DecodeOptions()
     predict: PredictOptions = PredictOptions()
-    retry_failed: bool = False
+    retry_failed: Retry = "transient"
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 

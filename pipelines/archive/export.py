@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -23,9 +23,9 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.archive.predict import ANSWERS, row_to_answer
+from pipelines.archive.answers import ANSWERS, row_to_answer
 from pipelines.core import storage
-from pipelines.core.parts import Parts
+from pipelines.core.results import Results
 from spacevllm.answer import Answer
 from spacevllm.data.instance import instance_id
 from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files, num_tracks
@@ -55,7 +55,7 @@ class Rows:
 Write = Callable[[str, Rows], int]  # a name for its files and one video's answers; how many tracks they became
 
 
-def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
+def export(results: Results, wanted: Container[str], out: str, formats: tuple[ExportFormat, ...]) -> dict[str, int]:
     """Writes the wanted answers in each of ``formats``; returns how many tracks each holds (jsonl: answers)."""
     folder = storage.join(out, "exports")
     counts: dict[str, int] = dict.fromkeys(formats, 0)
@@ -63,8 +63,7 @@ def export(parts: Parts, wanted: Mapping[str, str], out: str, formats: tuple[Exp
         return {}
     with ExitStack() as stack:
         writers = {name: _WRITERS[name](folder, stack) for name in formats}
-        parts.tidy(wanted)  # a worker that outlived its killed driver may have written a row again
-        places = files_of(parts, wanted)
+        places = files_of(results, wanted)
         names = file_names(places)
         for video, rows in by_video(places, wanted):
             for form, write in writers.items():
@@ -82,16 +81,16 @@ def file_names(videos: Collection[str]) -> dict[str, str]:
     }
 
 
-def files_of(parts: Parts, wanted: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def files_of(results: Results, wanted: Container[str]) -> dict[str, tuple[str, ...]]:
     """Each video with wanted rows → the part files that they lie in, in order of name."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
-    for row, uri in parts.rows(["id", "video"]):
+    for row, uri in results.rows(["id", "video"]):
         if row["id"] in wanted:
             found[row["video"]][uri] = None
     return {video: tuple(uris) for video, uris in found.items()}
 
 
-def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -> Iterator[tuple[str, Rows]]:
+def by_video(places: Mapping[str, tuple[str, ...]], wanted: Container[str]) -> Iterator[tuple[str, Rows]]:
     """Each video whole. Those that lie in the same files are read together: runs ask about videos in the same order, so
     few files are read more than twice."""
     together: dict[tuple[str, ...], set[str]] = defaultdict(set)
@@ -103,7 +102,7 @@ def by_video(places: Mapping[str, tuple[str, ...]], wanted: Mapping[str, str]) -
             yield video, Rows(table.filter(pc.equal(table["video"], video)))
 
 
-def _rows(uri: str, wanted: Mapping[str, str], videos: set[str]) -> pa.Table:
+def _rows(uri: str, wanted: Container[str], videos: set[str]) -> pa.Table:
     table = storage.read_table(uri, COLUMNS)
     places = zip(table["id"].to_pylist(), table["video"].to_pylist(), strict=True)
     return table.filter(pa.array([id in wanted and video in videos for id, video in places], pa.bool_()))

@@ -17,16 +17,19 @@ from pipelines.archive.predict import (
     PredictOptions,
     answer,
     describe,
+    generation_of,
     load_predictor,
     make_work,
     wanted_ids,
     without,
 )
 from pipelines.archive.questions import pair_questions, read_questions
-from pipelines.core import storage
+from pipelines.archive.tubes import results_of
+from pipelines.core import locks
 from pipelines.core.cluster import ray_session
-from pipelines.core.parts import Parts, count_rows
+from pipelines.core.failures import Retry, again
 from pipelines.core.progress import Progress
+from pipelines.core.results import KEY, count_rows
 from pipelines.core.rows import is_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
@@ -37,7 +40,7 @@ from spacevllm.windows import Windows
 
 
 class GroundConfig(Config):
-    """``ground``: OUT/tubes/*.parquet, one row a (video, question), columns as in ``predict.ANSWERS``.
+    """``ground``: OUT/tubes, a Delta table: one row a (video, question), columns as in ``answers.ANSWERS``.
 
     Attributes:
         model: folder of a trained model.
@@ -49,7 +52,8 @@ class GroundConfig(Config):
         windows: ``auto``: a film, whose frames would lie too far apart, is looked at window by window, see
             ``spacevllm.windows``; ``off``: every video is seen at once.
         export: forms in which all answers of this call are written beside the tubes, see ``pipelines.archive.export``.
-        retry_failed: also do again what failed before (and what another limit in ``decode`` could save).
+        retry_failed: which failed rows are done again, see ``failures``: ``transient`` (what passes: a store, a
+            time-out, memory), ``all`` (also what another limit in ``decode`` could save) or ``none``.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -62,7 +66,7 @@ class GroundConfig(Config):
     predict: PredictOptions = PredictOptions()
     windows: Windows = "auto"
     export: tuple[ExportFormat, ...] = ()
-    retry_failed: bool = False
+    retry_failed: Retry = "transient"
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -88,11 +92,13 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
     pairs = list(pair_questions(list_videos(config.videos), read_questions(config.question, config.questions)))
     if not pairs:
         raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
-    with storage.exclusive(config.out):
+    with locks.exclusive(config.out):
         model = describe(config.model, load)
         work = make_work(pairs, model, config.windows)
-        parts, wanted = Parts(storage.join(config.out, "tubes")), wanted_ids(work)
-        missing = without(work, parts.tidy(wanted, config.retry_failed))
+        generation, wanted = generation_of(model, config.windows), wanted_ids(work)
+        results = results_of(config.out, generation)
+        done, replacing = results.done(wanted, again(config.retry_failed))
+        missing = without(work, done)
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
         with open_stage("ground", config, config.out, tracking) as stage:
             started = time.monotonic()
@@ -100,12 +106,22 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             progress = Progress("ground", new, "answers", stage)
             if new:
                 with ray_session(config.ray), progress:
-                    answer(missing, model, parts, config.decode, config.predict, progress, load, config.windows)
-            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
+                    answer(
+                        missing,
+                        model,
+                        results,
+                        replacing,
+                        config.decode,
+                        config.predict,
+                        progress,
+                        load,
+                        config.windows,
+                    )
+            counts = count_rows(results.collect(wanted, KEY), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             work_done |= progress.speed
-            exports = export(parts, wanted, config.out, config.export)
-            about = {"videos": work.num_rows, "exports": exports, **_describe(model)}
+            exports = export(results, wanted, config.out, config.export)
+            about = {"videos": work.num_rows, "exports": exports, **_describe(model), "generation": generation}
             summary = {"stage": "ground", **counts, **work_done, **about}
             return write_summary(stage, config.out, summary)
 

@@ -1,4 +1,4 @@
-"""How rows land: written by the actor that made them, counted by the driver.
+"""How rows land: written by the actor that made them, committed and counted by the driver.
 
 A task of its own for writing would cost one more process with all its imports, and a hand-over a block.
 """
@@ -11,15 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.core.parts import Parts
+from pipelines.core.commits import Block, committing
+from pipelines.core.delta import File
+from pipelines.core.results import Results
 from pipelines.core.storage import OutputError
 from spacevllm.config import ConfigError
 
 _FOR_THE_USER = (OutputError, ConfigError, FileNotFoundError)  # Ray would wrap them in a page of traces
 
 
-def writing(worker: type, parts: Parts) -> type:
-    """The same Ray Data actor, which writes its rows to ``parts``; what leaves it is how each went, see ``landed``."""
+def writing(worker: type, results: Results) -> type:
+    """The same Ray Data actor, which writes its rows for ``results``; what leaves it is how each went: ``landed``."""
 
     class Writing(worker):
         def __init__(self, *arguments: Any) -> None:
@@ -30,45 +32,62 @@ def writing(worker: type, parts: Parts) -> type:
                 self.trouble = error
 
         def __call__(self, table: pa.Table) -> pa.Table:
-            return _report(table, self.trouble) if self.trouble else _write(super().__call__(table), parts)
+            return _report(table, self.trouble) if self.trouble else _write(super().__call__(table), results)
 
     Writing.__name__ = Writing.__qualname__ = worker.__name__  # by which Ray calls its process
     return Writing
 
 
-def landed(rows: Any) -> Iterator[tuple[int, int]]:
-    """(rows, failed rows) of each block of a Ray data set, as they land; ``rows`` come from ``writing`` actors.
+def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
+    """(rows, failed rows) of each block of a Ray data set, which is committed meanwhile; ``rows`` come from ``writing``
+    actors.
+
+    Args:
+        replacing: see ``Results.done``.
 
     Raises:
         OutputError: a block cannot be written; those before it are there.
         ConfigError, FileNotFoundError: an actor could not be made, such as a model that does not load.
     """
-    for table in rows.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
-        if trouble := next(filter(None, table["trouble"].to_pylist()), b""):
-            raise pickle.loads(trouble)
-        status = table["status"].to_pylist()
-        yield len(status), len(status) - status.count("ok")
+    with committing(results, replacing) as commits:
+        for table in rows.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+            for block in _by_file(table):
+                commits.add(block)
+            if trouble := next(filter(None, table["trouble"].to_pylist()), b""):
+                raise pickle.loads(trouble)
+            status = table["status"].to_pylist()
+            yield len(status), len(status) - status.count("ok")
 
 
-def written(rows: Any, parts: Parts) -> Iterator[tuple[int, int]]:
+def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
     """``landed`` for a data set whose last stage is tasks, not actors: the writing joins them."""
 
     def write(table: pa.Table) -> pa.Table:
-        return _write(table, parts)
+        return _write(table, results)
 
-    return landed(rows.map_batches(write, batch_format="pyarrow", batch_size=None))
+    return landed(rows.map_batches(write, batch_format="pyarrow", batch_size=None), results, replacing)
 
 
-def _write(table: pa.Table, parts: Parts) -> pa.Table:
+def _write(table: pa.Table, results: Results) -> pa.Table:
     try:
-        parts.write(table)
+        return _report(table, file=results.write(table))
     except OutputError as error:
         return _report(table, error)
-    return _report(table)
 
 
-def _report(table: pa.Table, trouble: Exception | None = None) -> pa.Table:
-    """Each row's status and, in every row, what stopped the block; of rows that were not even made, ``failed``."""
-    status = table["status"] if "status" in table.column_names else pa.array(["failed"] * table.num_rows)
-    told = pickle.dumps(trouble) if trouble else b""
-    return pa.table({"status": status, "trouble": pa.array([told] * table.num_rows, pa.binary())})
+def _report(table: pa.Table, trouble: Exception | None = None, file: File | None = None) -> pa.Table:
+    """Each row's id and status and, in every row, the file that holds it or what stopped the block; of rows that were
+    not even made, ``failed`` without an id."""
+    count = table.num_rows
+    made = {name: table[name] for name in ("id", "status") if name in table.column_names}
+    none = {"id": pa.array([""] * count), "status": pa.array(["failed"] * count)}
+    told = {"file": pickle.dumps(file) if file else b"", "trouble": pickle.dumps(trouble) if trouble else b""}
+    return pa.table(none | made | {name: pa.array([value] * count, pa.binary()) for name, value in told.items()})
+
+
+def _by_file(table: pa.Table) -> list[Block]:
+    """Ray may hand several workers' blocks over as one."""
+    ids: dict[bytes, list[str]] = {}
+    for name, file in zip(table["id"].to_pylist(), table["file"].to_pylist(), strict=True):
+        ids.setdefault(file, []).append(name)
+    return [Block(pickle.loads(file), names) for file, names in ids.items() if file]

@@ -15,7 +15,7 @@ Summary = dict[str, Any]
 
 @contextmanager
 def open_stage(name: str, config: Config, out: str, tracking: TrackingConfig) -> Iterator[Run]:
-    """Writes ``config.yaml`` and yields the stage's run. Hold ``storage.exclusive(out)`` around it."""
+    """Writes ``config.yaml`` and yields the stage's run. Hold ``locks.exclusive(out)`` around it."""
     with tracked_run(tracking, name, out, config.model_dump(mode="json")) as run:
         uri = storage.join(out, "config.yaml")
         storage.write_text(uri, dump_config(config))

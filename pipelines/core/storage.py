@@ -7,30 +7,28 @@ remote ones keep their scheme. Writing is all or nothing: a reader never sees ha
 from __future__ import annotations
 
 import codecs
-import fcntl
 import json
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-LOCK = ".lock"
 LOOK_UPS = 16  # at once, of files in a store that takes its time
+MAX_UNKNOWN = 0.1  # of the files of a run
 
 
-class StorageBusy(RuntimeError):
-    """Another live job writes to the same output."""
+class Unreachable(RuntimeError):
+    """So many files cannot be looked at that it must be their share or store: not theirs to answer for."""
 
 
 class OutputError(RuntimeError):
@@ -137,18 +135,49 @@ def version(uri: str | Path) -> str:
         return ""
 
 
-def versions(uris: Iterable[str]) -> dict[str, str]:
-    """Of each, ``version``; ``""`` also for what cannot be looked at: reading it will say why, and for it alone."""
+class Look(NamedTuple):
+    """What a look at a file told. version: ``""``: known to be missing; None: it cannot be told now, ``why`` not."""
+
+    version: str | None
+    why: str = ""
+
+
+def look(uri: str) -> Look:
+    """``version``, but what cannot be looked at is not missing: a share that is not mounted, a store that refuses or
+    throttles, credentials that ran out. Never raises."""
+    try:
+        found = version(uri)
+    except Exception as error:  # every store has errors of its own
+        return Look(None, f"{type(error).__name__}: {error}")
+    if not found and is_local(uri) and not _has_neighbours(absolute(uri)):
+        return Look(None, f"the folder of {uri} is empty or gone: is it mounted?")
+    return Look(found)
+
+
+def versions(uris: Iterable[str]) -> dict[str, str | None]:
+    """Of each, ``look``'s version; many at once.
+
+    Raises:
+        Unreachable: more than ``MAX_UNKNOWN`` of them, and not just one or two, cannot be looked at.
+    """
     wanted = list(dict.fromkeys(uris))
     with ThreadPoolExecutor(LOOK_UPS) as pool:
-        return dict(zip(wanted, pool.map(_version_if_any, wanted), strict=True))
+        found = dict(zip(wanted, pool.map(look, wanted), strict=True))
+    unknown = [(uri, seen.why) for uri, seen in found.items() if seen.version is None]
+    if len(unknown) > max(2, MAX_UNKNOWN * len(wanted)):
+        first, why = unknown[0]
+        told = f"{len(unknown)} of {len(wanted)} files cannot be looked at now, the first is {first}: {why}"
+        raise Unreachable(f"{told}; nothing was changed, run the same command again when they can")
+    return {uri: seen.version for uri, seen in found.items()}
 
 
-def _version_if_any(uri: str) -> str:
+def _has_neighbours(path: str) -> bool:
+    """Whether its folder is there and holds something: only then a file that is not found is known to be missing."""
     try:
-        return version(uri)
-    except Exception:  # every store has errors of its own: refused, unknown scheme, no credentials
-        return ""
+        with os.scandir(os.path.dirname(path)) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def size(uri: str | Path) -> int:
@@ -226,11 +255,23 @@ def write_json(uri: str | Path, value: Any) -> None:
     write_text(uri, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_table(uri: str | Path, table: pa.Table) -> None:
-    """One Parquet file; the same table gives the same bytes."""
+def create_json(uri: str | Path, value: Any) -> bool:
+    """Writes it only where there is nothing, in one step (S3: If-None-Match); False: there is something."""
+    fs, path = resolve(uri)
+    try:
+        fs.pipe_file(path, json.dumps(value).encode(), mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_table(uri: str | Path, table: pa.Table) -> int:
+    """One Parquet file, and its bytes; the same table gives the same bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.combine_chunks(), sink, compression="zstd")
-    write_bytes(uri, sink.getvalue())
+    data = sink.getvalue()
+    write_bytes(uri, data)
+    return int(data.size)
 
 
 def read_table(uri: str | Path, columns: list[str] | None = None) -> pa.Table:
@@ -284,75 +325,6 @@ def local_copy(uri: str | Path) -> Iterator[str]:
         except Exception as error:  # every store has errors of its own
             raise OSError(f"cannot fetch {uri}: {error}") from error
         yield target
-
-
-@contextmanager
-def exclusive(folder: str | Path) -> Iterator[None]:
-    """Holds ``folder`` for this process; a process that died holds nothing.
-
-    Local: a kernel lock on ``.lock`` (released with its process, however it ends). Object stores have no locks: there a
-    ``.lock`` object names the holder, and it is taken over if that was a process of this machine and is gone.
-
-    Raises:
-        StorageBusy: another live job holds it; the message names process and machine.
-    """
-    uri = join(make_folder(folder), LOCK)
-    owner = {"pid": os.getpid(), "host": socket.gethostname()}
-    with _locked_file(uri, owner) if is_local(uri) else _locked_object(uri, owner):
-        yield
-
-
-@contextmanager
-def waiting_lock(path: str | Path) -> Iterator[None]:
-    """Holds a lock on a local file, created if need be; waits for whoever holds it now."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _locked_file(path: str, owner: Mapping[str, Any]) -> Iterator[None]:
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _busy(path, json.loads(file.read() or "{}")) from None
-        file.truncate(0)
-        file.write(json.dumps(owner))
-        file.flush()
-        yield
-
-
-@contextmanager
-def _locked_object(uri: str, owner: Mapping[str, Any]) -> Iterator[None]:
-    if exists(uri) and not _is_dead(holder := read_json(uri), str(owner["host"])):
-        raise _busy(uri, holder)
-    write_json(uri, owner)
-    try:
-        yield
-    finally:
-        remove(uri)
-
-
-def _is_dead(holder: Mapping[str, Any], host: str) -> bool:
-    if holder["host"] != host:
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # alive, and another user's
-        pass
-    return False
-
-
-def _busy(uri: str, holder: Mapping[str, Any]) -> StorageBusy:
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-    return StorageBusy(
-        f"{uri.removesuffix('/' + LOCK)} is being written by {who}: wait for it, or choose another --out"
-        + ("" if is_local(uri) else f" (if that job is dead, delete {uri})")
-    )
 
 
 def _spell(fs: fsspec.AbstractFileSystem, path: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from spacevllm.config import Config
 
 SQLITE = "sqlite:///"
@@ -129,7 +129,7 @@ def _open_store(store: str, experiment: str) -> tuple[Any, str]:
         return _find_experiment(MlflowClient(store), experiment, None)
     path = storage.absolute(store.removeprefix(SQLITE))
     folder = storage.make_folder(storage.parent(path))
-    with storage.waiting_lock(f"{path}.lock"):  # stages may start together on a store that is not there yet
+    with locks.waiting_lock(f"{path}.lock"):  # stages may start together on a store that is not there yet
         artifacts = Path(folder, "mlartifacts").as_uri()  # beside the store, not in the working folder
         return _find_experiment(MlflowClient(store), experiment, artifacts)
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary
 from spacevllm.config import Config, ConfigError
@@ -85,7 +85,7 @@ def run(config: ConvertConfig) -> Summary:
     source = check(config)
     with ExitStack() as stack:
         files = _local_files(config, source, stack)
-        stack.enter_context(storage.exclusive(config.out))
+        stack.enter_context(locks.exclusive(config.out))
         return _Conversion(config, source, files).run()
 
 

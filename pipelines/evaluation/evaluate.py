@@ -14,22 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.archive.answers import row_to_answer
 from pipelines.archive.predict import (
     LoadPredictor,
     PredictOptions,
     Question,
     answer,
     describe,
+    generation_of,
     load_predictor,
     make_work,
-    row_to_answer,
     wanted_ids,
     without,
 )
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
-from pipelines.core.parts import Parts, count_rows
+from pipelines.core.failures import Retry, again
 from pipelines.core.progress import Progress
+from pipelines.core.results import Results, count_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run, TrackingConfig
 from pipelines.media.decode import DecodeOptions
@@ -48,7 +50,7 @@ class PredictConfig(Config):
         out: where the scores go. Running again predicts only what is missing or was made by another model.
         seed: of the random baselines (and of confidence intervals).
         decode, predict: how videos are read and how the model runs.
-        retry_failed: also do again what failed before.
+        retry_failed: which failed rows are done again, see ``failures``: transient, all or none.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -57,7 +59,7 @@ class PredictConfig(Config):
     seed: int = 0
     decode: DecodeOptions = DecodeOptions()
     predict: PredictOptions = PredictOptions()
-    retry_failed: bool = False
+    retry_failed: Retry = "transient"
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -118,11 +120,12 @@ def predicted(
     Args:
         asked: media as rows of ``manifest.SCHEMA``, each with the questions about it.
     """
-    with storage.exclusive(config.out):
+    with locks.exclusive(config.out):
         model = describe(config.model, load)
         work = make_work(asked, model)
-        parts, wanted = Parts(storage.join(config.out, "predictions")), wanted_ids(work)
-        missing = without(work, parts.tidy(wanted, config.retry_failed))
+        results, wanted = Results(storage.join(config.out, "predictions"), generation_of(model)), wanted_ids(work)
+        done, replacing = results.done(wanted, again(config.retry_failed))
+        missing = without(work, done)
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
         with open_stage("evaluate", config, config.out, tracking) as stage:
             stage.set_dataset(data.digest, data.name)
@@ -130,8 +133,8 @@ def predicted(
             new = len(wanted_ids(missing))
             if new:
                 with ray_session(config.ray), Progress("evaluate", new, "answers", stage) as progress:
-                    answer(missing, model, parts, config.decode, config.predict, progress, load)
-            predictions = parts.collect(wanted)
+                    answer(missing, model, results, replacing, config.decode, config.predict, progress, load)
+            predictions = results.collect(wanted)
             counts = count_rows(predictions, num_queries)
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             about = {"model_id": model.id, "model_digest": model.digest}

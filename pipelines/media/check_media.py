@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.landing import landed, writing
-from pipelines.core.parts import Parts, count_rows
 from pipelines.core.progress import Progress
+from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from spacevllm.config import Config, ConfigError
@@ -83,17 +83,17 @@ def run(config: CheckMediaConfig) -> Summary:
         ConfigError: no data set. StorageBusy: another job writes to the same output.
     """
     work = list_work(config)
-    parts = Parts(storage.join(config.out, "media"))
-    with storage.exclusive(config.out), open_stage("check_media", config, config.out, config.tracking) as stage:
+    results = Results(storage.join(config.out, "media"))
+    with locks.exclusive(config.out), open_stage("check_media", config, config.out, config.tracking) as stage:
         started = time.monotonic()
-        wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
-        done = parts.tidy(wanted, config.retry_failed)
+        wanted = wanted_rows(work)
+        done, replacing = results.done(wanted, config.retry_failed)
         missing = work.filter(pa.array([name not in done for name in work["id"].to_pylist()], pa.bool_()))
         if missing.num_rows:
             with ray_session(config.ray), Progress("media", missing.num_rows, "files", stage) as progress:
-                for count, failed in _stream(missing, config, parts):
+                for count, failed in _stream(missing, config, results, replacing):
                     progress.advance(count, failed)
-        rows = parts.collect(wanted, ["id", "media", "status", "error"])
+        rows = results.collect(wanted, [*KEY, "media"])
         counts = count_rows(rows, len(wanted))
         storage.write_text(storage.join(config.out, "report.txt"), report(counts, rows))
         seconds = round(time.monotonic() - started, 3)
@@ -163,7 +163,9 @@ class MediaChecker:
         return {"status": "failed" if wrong else "ok", "error": told, **_found(info)}
 
 
-def _stream(work: pa.Table, config: CheckMediaConfig, parts: Parts) -> Iterator[tuple[int, int]]:
+def _stream(
+    work: pa.Table, config: CheckMediaConfig, results: Results, replacing: set[str]
+) -> Iterator[tuple[int, int]]:
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -171,18 +173,18 @@ def _stream(work: pa.Table, config: CheckMediaConfig, parts: Parts) -> Iterator[
     room = int(ray.cluster_resources().get("CPU", 1))
     actors = max(1, min(config.num_actors, len(cuts), room))
     rows = ray.data.from_blocks([work.slice(start, config.block_rows).combine_chunks() for start in cuts]).map_batches(
-        writing(MediaChecker, parts),
+        writing(MediaChecker, results),
         fn_constructor_args=(config,),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(min_size=actors, max_size=actors),
         num_cpus=1,
     )
-    return landed(rows)
+    return landed(rows, results, replacing)
 
 
-def _work_row(media: str, uri: str, version: str, promise: Promise, config: CheckMediaConfig) -> dict[str, Any]:
-    fingerprint = instance_id(version, *promise, config.decode_frames, config.tolerance)
+def _work_row(media: str, uri: str, version: str | None, promise: Promise, config: CheckMediaConfig) -> dict[str, Any]:
+    fingerprint = made_from(version, *promise, config.decode_frames, config.tolerance)
     told = {f"annotated_{name}": float(value) for name, value in promise._asdict().items()}
     return {"id": instance_id(media), "fingerprint": fingerprint, "media": media, "uri": uri} | told
 

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
+from pipelines.core.failures import Retry, again
 from pipelines.core.landing import landed, writing
-from pipelines.core.parts import Parts, count_rows
 from pipelines.core.progress import Progress
+from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
 from spacevllm.config import Config
-from spacevllm.data.instance import instance_id
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import VideoError
@@ -92,7 +92,7 @@ class DecodeConfig(Config):
             are about.
         splits: of the data set; all by default.
         num_frames, size: the sampling plan.
-        retry_failed: also read again what failed before.
+        retry_failed: which failed rows are read again, see ``failures``: transient, all or none.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -102,7 +102,7 @@ class DecodeConfig(Config):
     num_frames: int = Field(default=8, ge=1)
     size: FrameSize = 64
     decode: DecodeOptions = DecodeOptions(block_rows=32)
-    retry_failed: bool = False
+    retry_failed: Retry = "transient"
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -116,10 +116,10 @@ def run(config: DecodeConfig) -> Summary:
     plan = Plan(config.num_frames, config.size)
     manifest = _manifest(config)
     work = manifest.append_column("fingerprint", _fingerprints(manifest, plan))
-    parts = Parts(storage.join(config.out, "frames"))
-    with storage.exclusive(config.out):
-        wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
-        done = parts.tidy(wanted, config.retry_failed)
+    results = Results(storage.join(config.out, "frames"))
+    with locks.exclusive(config.out):
+        wanted = wanted_rows(work)
+        done, replacing = results.done(wanted, again(config.retry_failed))
         missing = work.filter(pa.array([name not in done for name in work["id"].to_pylist()], pa.bool_()))
         tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)
         with open_stage("decode", config, config.out, tracking) as stage:
@@ -127,10 +127,10 @@ def run(config: DecodeConfig) -> Summary:
             progress = Progress("decode", missing.num_rows, "videos", stage)
             if missing.num_rows:
                 with ray_session(config.ray), progress:
-                    rows = decoded(missing, plan, config.decode, worker=writing(Decoder, parts))
-                    for count, failed in landed(rows):
+                    rows = decoded(missing, plan, config.decode, worker=writing(Decoder, results))
+                    for count, failed in landed(rows, results, replacing):
                         progress.advance(count, failed)
-            counts = count_rows(parts.collect(wanted, ["id", "status", "error"]), len(wanted))
+            counts = count_rows(results.collect(wanted, KEY), len(wanted))
             work_done = {"new": missing.num_rows, "seconds": time.monotonic() - started, **progress.speed}
             return write_summary(stage, config.out, {"stage": "decode", **counts, **work_done})
 
@@ -278,4 +278,4 @@ def _manifest(config: DecodeConfig) -> pa.Table:
 
 
 def _fingerprints(manifest: pa.Table, plan: Plan) -> pa.Array:
-    return pa.array([instance_id(version, *plan) for version in manifest["version"].to_pylist()], pa.string())
+    return pa.array([made_from(version, *plan) for version in manifest["version"].to_pylist()], pa.string())

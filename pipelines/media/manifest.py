@@ -91,7 +91,7 @@ def list_videos(videos: str | Sequence[str]) -> pa.Table:
     Raises:
         ConfigError: a local path is missing, there is no video in it, or a manifest names none.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     entries: list[Entry] = []
     for uri in [videos] if isinstance(videos, str) else videos:
         if is_rows(uri):
@@ -152,7 +152,7 @@ def read_records(folder: str, split: str = "", columns: list[str] | None = None)
         raise ConfigError(f"{folder} is no data set: there are no Uni-STG shards in {shards}") from None
 
 
-def _expand(uri: str) -> dict[str, str]:
+def _expand(uri: str) -> Mapping[str, str | None]:
     if not storage.is_local(uri) and not storage.is_listable(uri):
         return storage.versions([uri])
     named = not storage.is_glob(uri) and not storage.is_folder(uri)
@@ -226,7 +226,7 @@ def _broken(place: str, row: Row | str, error: str) -> Entry:
     return Entry(place, question=question, error=error)
 
 
-def _rows(entries: Iterable[Entry], versions: dict[str, str]) -> pa.Table:
+def _rows(entries: Iterable[Entry], versions: dict[str, str | None]) -> pa.Table:
     """Entries about the same part of a video are one row."""
     rows: dict[tuple[str, float, float], dict[str, Any]] = {}
     for uri, begin_s, end_s, question, error in entries:

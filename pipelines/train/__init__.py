@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary, open_stage, write_summary
@@ -31,7 +31,7 @@ def run(config: TrainJobConfig) -> Summary:
         RuntimeError: training failed more often than ``train.max_failures``.
     """
     recipe = instance_id(config.model_dump_json(exclude={"out", "ray", "tracking", "decode", "decoded"}))
-    with storage.exclusive(config.out):
+    with locks.exclusive(config.out):
         summary_uri = storage.join(config.out, "summary.json")
         if storage.exists(summary_uri) and storage.exists(storage.join(config.out, "model", "config.json")):
             summary = storage.read_json(summary_uri)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.core import storage
+from pipelines.core.results import Results
 from pipelines.core.stage import Summary
 from pipelines.core.tracking import store_uri
 from pipelines.media.decode import FRAMES, DecodeConfig
@@ -78,12 +79,11 @@ def clip_dataset(decoded: str, instances: Sequence[Instance], source: Source, ke
     if source.media == "text":
         return ray.data.from_arrow(list(text_tables(instances, source)))
     known = group_questions(instances, source)
-    folder = storage.join(decoded, "frames")
+    files = Results(storage.join(decoded, "frames")).uris()
     if keep:
-        files = [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
         return ray.data.from_arrow([attach_questions(storage.read_table(uri, COLUMNS), known) for uri in files])
     shared = ray.put(known)
-    return ray.data.read_parquet(folder, columns=COLUMNS).map_batches(
+    return ray.data.read_parquet(files, columns=COLUMNS).map_batches(
         lambda table: attach_questions(table, ray.get(shared)),
         batch_format="pyarrow",
         batch_size=None,

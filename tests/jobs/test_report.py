@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.report import ReportConfig, make
-from pipelines.archive.predict import ANSWERS
+from pipelines.archive.answers import ANSWERS
 from pipelines.core import storage
 from pipelines.media.manifest import read_records
 from spacevllm.video import probe

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary, open_stage, write_summary
@@ -68,7 +68,7 @@ def run(config: BuildUnistgConfig) -> Summary:
         ConfigError: no annotations. StorageBusy: another job writes to the same output.
     """
     files = find_files(config.data)
-    with storage.exclusive(config.out):
+    with locks.exclusive(config.out):
         started = time.monotonic()
         lines = read_through(files)
         done = _finished(config, lines.digest, _media_from(config, files))

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
-from pipelines.core.parts import Parts
 from pipelines.core.progress import Progress
+from pipelines.core.results import KEY, Results, key_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run
 from pipelines.dataset.synthesize.config import AnalyzerConfig, AnnotatorConfig, SynthesisOptions, SynthesizeConfig
@@ -53,7 +53,7 @@ def run(config: SynthesizeConfig) -> Summary:
     """
     check_models(config)
     captions, unreadable = read_captions(config.data, config.splits)
-    with storage.exclusive(config.out), open_stage("synthesize", config, config.out, config.tracking) as stage:
+    with locks.exclusive(config.out), open_stage("synthesize", config, config.out, config.tracking) as stage:
         started = time.monotonic()
         with ray_session(config.ray):
             outcomes = _run_stages(config, captions, stage)
@@ -109,7 +109,9 @@ def compare(old: str, new: str, stage: str) -> dict[str, tuple[str, str]]:
     """
     if stage not in STAGES:
         raise ConfigError(f"no stage is called {stage!r}: they are {', '.join(STAGES)}")
-    return outcomes_that_differ(*(_outcomes(Parts(storage.join(out, "stages", stage))) for out in (old, new)))
+    return outcomes_that_differ(
+        *(_outcomes(Results(storage.join(out, "stages", stage)).table(KEY)) for out in (old, new))
+    )
 
 
 def read_funnel(out: str) -> list[FunnelStage]:
@@ -144,30 +146,29 @@ def _run_stages(config: SynthesizeConfig, captions: list[Caption], stage: Run) -
             work = next_work(stages, "annotator", work, (config.continuity, config.refiner))
         elif name == "filter":
             work = next_work(stages, "refiner", work, config.filter)
-        judged = _run_stage(name, work, config, Parts(storage.join(stages, name)), stage)
+        judged = _run_stage(name, work, config, Results(storage.join(stages, name)), stage)
         outcomes |= {sample: (name, reason) for sample, reason in judged.items()}
     return outcomes
 
 
-def _run_stage(name: str, work: pa.Table, config: SynthesizeConfig, parts: Parts, stage: Run) -> dict[str, str]:
+def _run_stage(name: str, work: pa.Table, config: SynthesizeConfig, results: Results, stage: Run) -> dict[str, str]:
     wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
-    done = parts.tidy(wanted, config.retry_failed)
+    done, replacing = results.done(wanted, config.retry_failed)
     missing = work.filter(pa.array([sample not in done for sample in work["id"].to_pylist()], pa.bool_()))
     if missing.num_rows:
         with Progress(name, missing.num_rows, "samples", stage) as progress:
-            for count, refused in run_worker(name, missing, config, parts):
+            for count, refused in run_worker(name, missing, config, results, replacing):
                 progress.advance(count, refused)
-    outcomes = _outcomes(parts)
+    outcomes = _outcomes(results.collect(wanted, KEY))
     lost = [sample for sample in wanted if sample not in outcomes]
     if lost:
         raise RuntimeError(f"{name}: {len(lost)} of {len(wanted)} samples have no row: run the same command again")
-    return {sample: outcomes[sample] for sample in wanted}
+    return outcomes
 
 
-def _outcomes(parts: Parts) -> dict[str, str]:
+def _outcomes(table: pa.Table) -> dict[str, str]:
     """Sample id → reason why it went, ``""`` if it did not."""
-    rows = parts.rows(["id", "status", "error"])
-    return {row["id"]: "" if row["status"] == "ok" else row["error"].partition(":")[0] for row, _ in rows}
+    return {row.id: "" if row.status == "ok" else row.error.partition(":")[0] for row in key_rows(table)}
 
 
 def _write_records(out: str, wanted: set[str]) -> None:
@@ -185,10 +186,10 @@ def _write_records(out: str, wanted: set[str]) -> None:
 
 def _records(out: str, wanted: set[str]) -> dict[str, list[tuple[str, list[str]]]]:
     """Split → for each part file the samples there that passed the filter of those that passed the refiner now."""
-    refined = {row["id"] for row, _ in Parts(storage.join(out, "stages", "refiner")).rows(["id", "status"])
+    refined = {row["id"] for row, _ in Results(storage.join(out, "stages", "refiner")).rows(["id", "status"])
                if row["status"] == "ok"}  # fmt: skip
     found: dict[str, dict[str, list[str]]] = {}
-    for row, uri in Parts(storage.join(out, "stages", "filter")).rows(["id", "status", "split"]):
+    for row, uri in Results(storage.join(out, "stages", "filter")).rows(["id", "status", "split"]):
         if row["status"] == "ok" and row["id"] in wanted & refined:
             found.setdefault(row["split"], {}).setdefault(uri, []).append(row["id"])
     return {split: sorted(parts.items()) for split, parts in found.items()}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.core import storage
 from pipelines.core.landing import landed, writing, written
-from pipelines.core.parts import Parts
+from pipelines.core.results import Results
 from pipelines.dataset.synthesize.config import SynthesizeConfig
 from pipelines.dataset.synthesize.rows import WORK, Row
 from pipelines.dataset.synthesize.workers import Analyzer, AnnotatorWorker, Filter, Refiner
@@ -53,7 +53,9 @@ def next_work(stages: str, stage: str, work: pa.Table, settings: object) -> pa.T
     return pa.Table.from_pylist(sorted(rows, key=lambda row: (row["part"], row["id"])), schema=WORK)
 
 
-def run_worker(stage: str, work: pa.Table, config: SynthesizeConfig, parts: Parts) -> Iterator[tuple[int, int]]:
+def run_worker(
+    stage: str, work: pa.Table, config: SynthesizeConfig, results: Results, replacing: set[str]
+) -> Iterator[tuple[int, int]]:
     """Makes the rows on Ray and writes them; yields (rows, rows that are not ok) as they land."""
     import ray
     from ray.data import ActorPoolStrategy
@@ -66,20 +68,20 @@ def run_worker(stage: str, work: pa.Table, config: SynthesizeConfig, parts: Part
         room = int(ray.cluster_resources().get("CPU", 1))
         actors = max(1, min(settings.num_actors, len(cuts), room))
         rows = blocks.map_batches(
-            writing(Analyzer if stage == "analyzer" else AnnotatorWorker, parts),
+            writing(Analyzer if stage == "analyzer" else AnnotatorWorker, results),
             fn_constructor_args=(settings,),
             compute=ActorPoolStrategy(min_size=actors, max_size=actors),
             num_cpus=1,
             num_gpus=settings.num_gpus,
             **options,
         )
-        return landed(rows)
+        return landed(rows, results, replacing)
     function = Refiner(config.continuity, config.refiner) if stage == "refiner" else Filter(config.filter)
-    return written(blocks.map_batches(function.__call__, num_cpus=1, **options), parts)
+    return written(blocks.map_batches(function.__call__, num_cpus=1, **options), results, replacing)
 
 
 def _ok_rows(stages: str, stage: str, work: pa.Table, columns: list[str]) -> Iterator[tuple[Row, str]]:
     wanted = set(work["id"].to_pylist())
-    for row, uri in Parts(storage.join(stages, stage)).rows(["id", "status", "fingerprint", *columns]):
+    for row, uri in Results(storage.join(stages, stage)).rows(["id", "status", "fingerprint", *columns]):
         if row["id"] in wanted and row["status"] == "ok":
             yield row, uri

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.archive.answers import ANSWERS
 from pipelines.archive.export import by_video, export, files_of
-from pipelines.archive.predict import ANSWERS
 from pipelines.core import storage
-from pipelines.core.parts import Parts
+from pipelines.core.results import Results
 from spacevllm.data.instance import Instance, instance_id
 from spacevllm.data.sources import SourceFiles, read
 
@@ -47,7 +47,7 @@ def rows():
 @pytest.fixture
 def parts(tmp_path, rows):
     """A video's rows lie in two files, as after a run with a new question."""
-    parts = Parts(str(tmp_path / "out" / "tubes"))
+    parts = Results(str(tmp_path / "out" / "tubes"))
     for table in (rows[:1] + rows[2:], rows[1:2], [row(NAMES[0], "not wanted now")]):
         parts.write(pa.Table.from_pylist(table, schema=ANSWERS))
     return parts
@@ -97,7 +97,7 @@ def test_mot_comes_back(out, rows):
 @pytest.mark.parametrize(("fps", "written"), [(25.0, "25"), (30000 / 1001, repr(30000 / 1001))])
 def test_mot_of_a_video_named_100_percent(tmp_path, rows, fps, written):
     """Readers of seqinfo.ini call ``int`` on a whole rate; ``%`` means something in some .ini files."""
-    parts, asked = Parts(str(tmp_path / "tubes")), row("/a/100%(of).mp4", "a dog", fps=fps)
+    parts, asked = Results(str(tmp_path / "tubes")), row("/a/100%(of).mp4", "a dog", fps=fps)
     parts.write(pa.Table.from_pylist([asked], schema=ANSWERS))
     export(parts, {asked["id"]: "f"}, str(tmp_path), ("mot",))
     folder = tmp_path / "exports/mot/100%(of).mp4"
@@ -131,7 +131,7 @@ def test_a_video_in_two_files_comes_once_and_whole(parts, rows):
 def test_what_is_held_does_not_grow_with_the_archive(tmp_path):
     """Asked twice, in blocks that do not match, and named so that most videos wait for their second file."""
     videos, frames = [f"/a/{number:02d}.mp4" for number in range(40)], 200
-    parts, wanted = Parts(str(tmp_path / "tubes")), {}
+    parts, wanted = Results(str(tmp_path / "tubes")), {}
     for question, block in (("a dog", 4), ("a cat", 5)):
         for start in range(0, len(videos), block):
             rows = [row(v, question, 0, frames, num_frames=frames) for v in videos[start : start + block]]
@@ -149,7 +149,7 @@ def test_what_is_held_does_not_grow_with_the_archive(tmp_path):
 
 
 def test_no_answers_give_files_that_open(tmp_path, rows):
-    parts = Parts(storage.join(str(tmp_path), "tubes"))
+    parts = Results(storage.join(str(tmp_path), "tubes"))
     parts.write(pa.Table.from_pylist(rows[3:], schema=ANSWERS))
     assert export(parts, {rows[3]["id"]: "f"}, str(tmp_path), ("coco-video",)) == {"coco-video": 0}
     assert json.loads((tmp_path / "exports/coco_video.json").read_text())["annotations"] == []
@@ -164,7 +164,7 @@ def several(tmp_path):
         {name: tube[name] for name in own} | {"track": track, "confidence": confidence}
         for tube, track, confidence in ((again, 0, 0.4), (other, 1, 0.3))
     ]
-    parts = Parts(str(tmp_path / "out" / "tubes"))
+    parts = Results(str(tmp_path / "out" / "tubes"))
     parts.write(pa.Table.from_pylist([first | {"more": more}, row(NAMES[0], "plain")], schema=ANSWERS))
     wanted = {f"{NAMES[0]} {question}": "f" for question in ("every dog", "plain")}
     counts = export(parts, wanted, str(tmp_path / "out"), ("mot", "coco-video", "cvat", "jsonl"))

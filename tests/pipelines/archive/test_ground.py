@@ -18,10 +18,11 @@ import standin
 from PIL import Image
 from ray.data import DataContext
 
+from pipelines.archive.answers import ANSWERS, row_to_answer
 from pipelines.archive.ground import GroundConfig, run
-from pipelines.archive.predict import ANSWERS, Answerer, describe, load_predictor, make_work, row_to_answer
+from pipelines.archive.predict import Answerer, describe, load_predictor, make_work
 from pipelines.archive.questions import pair_questions, read_questions
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.core.cluster import STALL_S, STALL_VARIABLE, ray_session
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions, Decoder
@@ -135,7 +136,7 @@ def test_a_model_that_does_not_load_is_said_in_one_line(archive, tmp_path, tiny_
 
 
 def test_an_output_that_is_in_use_is_refused(archive, tmp_path):
-    with storage.exclusive(tmp_path / "out"), pytest.raises(storage.StorageBusy, match=f"process {os.getpid()} "):
+    with locks.exclusive(tmp_path / "out"), pytest.raises(locks.StorageBusy, match=f"process {os.getpid()} "):
         run(config(archive, tmp_path), standin.load)
 
 
@@ -254,7 +255,7 @@ def test_killed_in_the_middle_and_run_again_gives_each_pair_once(tmp_path, ray_c
     while len(list(tubes.glob("*.parquet"))) < 3:
         assert driver.poll() is None and time.monotonic() < deadline, "the first run ended before it could be killed"
         time.sleep(0.02)
-    with pytest.raises(storage.StorageBusy, match=f"process {driver.pid} "):  # two jobs, one output
+    with pytest.raises(locks.StorageBusy, match=f"process {driver.pid} "):  # two jobs, one output
         run(job, standin.load)
     driver.send_signal(signal.SIGKILL)
     driver.wait()

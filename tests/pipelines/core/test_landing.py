@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.core import landing, storage
-from pipelines.core.parts import Parts
+from pipelines.core.results import Results
 from spacevllm.config import ConfigError
 
 
@@ -31,20 +31,26 @@ class Blocks:
 
 
 BLOCK = pa.table({"id": ["a", "b"], "fingerprint": ["f", "g"]})
+OTHERS = pa.table({"id": ["c", "d"], "fingerprint": ["f", "g"]})
 
 
 def test_rows_are_written_where_they_are_made(tmp_path):
-    worker = landing.writing(Worker, Parts(str(tmp_path)))
+    results = Results(str(tmp_path))
+    worker = landing.writing(Worker, results)
     assert worker.__name__ == "Worker"
-    assert list(landing.landed(Blocks(worker("ok")(BLOCK), worker("failed")(BLOCK)))) == [(2, 0), (2, 2)]
-    assert storage.read_table(tmp_path)["id"].to_pylist() == ["a", "b"]  # the same rows again replaced their file
+    worker("ok")(BLOCK)  # a worker that died before it could report
+    blocks = pa.concat_tables([worker("ok")(BLOCK), worker("failed")(OTHERS)])
+    assert list(landing.landed(Blocks(blocks), results, set())) == [(4, 2)]
+    assert sorted(results.table(["id"])["id"].to_pylist()) == ["a", "b", "c", "d"]
 
 
 def test_what_concerns_the_user_reaches_the_driver_as_it_is(tmp_path):
-    refused = landing.writing(Worker, Parts(str(tmp_path / "out")))("refuse")(BLOCK)
+    results = Results(str(tmp_path / "out"))
+    refused, good = landing.writing(Worker, results)("refuse")(BLOCK), landing.writing(Worker, results)("ok")(OTHERS)
     with pytest.raises(ConfigError, match=r"^this model does not load$"):
-        list(landing.landed(Blocks(refused)))
+        list(landing.landed(Blocks(pa.concat_tables([good, refused])), results, set()))
+    assert sorted(results.table(["id"])["id"].to_pylist()) == ["c", "d"]  # what landed is done
     (tmp_path / "file").write_text("no folder")
-    unwritable = landing.writing(Worker, Parts(str(tmp_path / "file/tubes")))("ok")(BLOCK)
+    unwritable = landing.writing(Worker, Results(str(tmp_path / "file/tubes")))("ok")(BLOCK)
     with pytest.raises(storage.OutputError, match="cannot write"):
-        list(landing.landed(Blocks(unwritable)))
+        list(landing.landed(Blocks(unwritable), results, set()))

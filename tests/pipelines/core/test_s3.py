@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from s3_server import SECRET, clean, s3_server
 
-from pipelines.core import storage
-from pipelines.core.parts import Parts
+from pipelines.core import locks, storage
+from pipelines.core.commits import Block, committing
+from pipelines.core.results import Results
 from pipelines.media.decode import DecodeOptions, Decoder, Plan
 from pipelines.media.manifest import list_videos
 
@@ -49,17 +50,53 @@ def test_a_prefix_a_glob_and_a_manifest_in_s3(s3, archive):
 
 
 def test_what_another_process_wrote_is_seen_at_once(s3, tmp_path):
-    parts = Parts("s3://bucket/out/tubes")
-    assert parts.tidy({}) == set()
+    results = Results("s3://bucket/out/tubes")
+    assert results.done({}) == (set(), set())
     write = """
 import pyarrow as pa
-from pipelines.core.parts import Parts
-Parts("s3://bucket/out/tubes").write(pa.table({"id": ["x"], "status": ["ok"], "fingerprint": ["f"]}))
+from pipelines.core.commits import Block, committing
+from pipelines.core.results import Results
+results = Results("s3://bucket/out/tubes")
+row = pa.table({"id": ["x"], "status": ["ok"], "error": [""], "fingerprint": ["f"]})
+with committing(results, set()) as commits:
+    commits.add(Block(results.write(row), ["x"]))
 """
     subprocess.run([sys.executable, "-c", write], check=True, cwd=ROOT, timeout=300)
-    assert parts.tidy({"x": "f"}) == {"x"}
-    assert parts.tidy({"x": "g"}) == set()  # stale: removed
-    assert storage.find("s3://bucket/out/tubes") == {}
+    assert results.done({"x": "f"}) == ({"x"}, set())
+    assert results.done({"x": "g"}) == (set(), {"x"})
+    row = pa.table({"id": ["x"], "status": ["ok"], "error": [""], "fingerprint": ["g"]})
+    with committing(results, {"x"}) as commits:
+        commits.add(Block(results.write(row), ["x"]))
+    assert results.collect({"x": "g"})["fingerprint"].to_pylist() == ["g"] and len(results.uris()) == 1
+
+
+def test_two_drivers_on_a_bucket_leave_each_row_once(s3):
+    results = Results("s3://bucket/out/tubes")
+    row = pa.table({"id": ["x"], "status": ["ok"], "error": [""], "fingerprint": ["f"]})
+    with committing(results, set()) as first, committing(results, set()) as second:
+        first.add(Block(results.write(row), ["x"]))
+        first.close()
+        second.add(Block(results.write(row), ["x"]))
+        second.close()
+    assert results.table(["id"])["id"].to_pylist() == ["x"]
+
+
+def test_a_lease_is_held_renewed_and_taken_over_from_the_dead(s3, monkeypatch):
+    """Whatever machine the dead one was on, and whatever its clock said."""
+    monkeypatch.setattr(locks, "RENEW_S", 0.2)
+    monkeypatch.setattr(locks, "EXPIRE_S", 3.0)
+    lock = "s3://bucket/out/.lock"
+    with locks.exclusive("s3://bucket/out"):
+        busy = pytest.raises(locks.StorageBusy, match=rf"process {os.getpid()} on .*choose another --out")
+        with busy, locks.exclusive("s3://bucket/out"):
+            pass
+    assert not storage.exists(lock)
+    storage.write_json(lock, {"pid": 1, "host": "a spot node", "lease": "x", "beat": 7})
+    with locks.exclusive("s3://bucket/out"):
+        mine = storage.read_json(lock)
+        assert mine["pid"] == os.getpid()
+        storage.write_json(lock, {**mine, "lease": "somebody who thought this one dead"})
+    assert storage.exists(lock)  # it is theirs now
 
 
 def test_a_file_written_piece_by_piece_is_there_whole_or_not_at_all(s3):
@@ -82,10 +119,12 @@ def test_a_store_that_is_slow_and_cuts_connections_is_asked_again(s3, archive):
         row, local = decoder.decode(f"s3://bucket/clip{i}.mp4"), decoder.decode(str(archive / f"clip{i}.mp4"))
         assert row["status"] == "ok", row["error"]
         assert row["frames"] == local["frames"]
-    parts = Parts("s3://bucket/tubes")
-    for i in range(5):
-        parts.write(pa.table({"id": [str(i)], "status": ["ok"], "fingerprint": ["f"]}))
-    assert parts.tidy({str(i): "f" for i in range(5)}) == {str(i) for i in range(5)}
+    results = Results("s3://bucket/tubes")
+    with committing(results, set()) as commits:
+        for i in range(5):
+            row = pa.table({"id": [str(i)], "status": ["ok"], "error": [""], "fingerprint": ["f"]})
+            commits.add(Block(results.write(row), [str(i)]))
+    assert results.done({str(i): "f" for i in range(5)})[0] == {str(i) for i in range(5)}
     assert s3.counts["slow"] >= 5 and s3.counts["cut"] >= 1, s3.counts
 
 

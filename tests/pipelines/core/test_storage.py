@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from pipelines.core import storage
+from pipelines.core import locks, storage
 from pipelines.media.manifest import list_videos
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
@@ -124,39 +124,51 @@ def test_a_column_that_a_file_lacks_is_left_out(tmp_path):
     assert storage.read_table(tmp_path, ["x", "z"]).to_pylist() == [{"x": 1}]
 
 
-def test_a_second_job_on_the_same_output_is_refused_by_name(root):
-    refused = pytest.raises(storage.StorageBusy, match=rf"process {os.getpid()} on .*choose another --out")
-    with storage.exclusive(root), refused:
-        storage.exclusive(root).__enter__()
-    with storage.exclusive(root):
+def test_a_second_job_on_the_same_output_is_refused_by_name(root, monkeypatch):
+    monkeypatch.setattr(locks, "RENEW_S", 0.2)
+    refused = pytest.raises(locks.StorageBusy, match=rf"process {os.getpid()} on .*choose another --out")
+    with locks.exclusive(root), refused:
+        locks.exclusive(root).__enter__()
+    with locks.exclusive(root):
         pass  # free again
 
 
 def test_a_killed_process_holds_no_lock(tmp_path):
     hold = f"""
-from pipelines.core import storage
-with storage.exclusive({str(tmp_path)!r}):
+from pipelines.core import locks, storage
+with locks.exclusive({str(tmp_path)!r}):
     print(1, flush=True)
     input()
 """
     holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"1\n"
-    with pytest.raises(storage.StorageBusy, match=f"process {holder.pid} "):
-        storage.exclusive(tmp_path).__enter__()
+    with pytest.raises(locks.StorageBusy, match=f"process {holder.pid} "):
+        locks.exclusive(tmp_path).__enter__()
     holder.kill()
     holder.communicate()
-    with storage.exclusive(tmp_path):
+    with locks.exclusive(tmp_path):
         pass
 
 
-def test_a_dead_holder_of_a_remote_lock_is_replaced(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    root = f"memory://{tmp_path.name}"
-    storage.write_json(f"{root}/.lock", {"pid": dead.pid, "host": os.uname().nodename})
-    with storage.exclusive(root):
-        assert storage.read_json(f"{root}/.lock")["pid"] == os.getpid()
-    assert not storage.exists(f"{root}/.lock")
+def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
+    share = tmp_path / "share"
+    storage.write_text(share / "a", "one")
+    assert storage.look(str(share / "a")).version and storage.look(str(share / "b")) == ("", "")
+    (share / "a").unlink()  # a share that is not mounted is an empty folder, or none
+    for _ in range(2):
+        seen = storage.look(str(share / "a"))
+        assert seen.version is None and "is it mounted?" in seen.why
+        if share.exists():
+            share.rmdir()
+    assert storage.look("nowhere://a").version is None
+    names = [str(tmp_path / "there" / f"{i}") for i in range(40)]
+    for name in names:
+        storage.write_text(name, "one")
+    assert None not in storage.versions([*names, str(tmp_path / "there" / "missing")]).values()
+    assert list(storage.versions([*names, str(share / "1")]).values())[-1] is None
+    away = [str(share / f"{i}") for i in range(6)]
+    with pytest.raises(storage.Unreachable, match=r"6 of 46 files cannot be looked at now, .*share/0.*mounted"):
+        storage.versions([*names, *away])
 
 
 def test_manifest_of_a_folder_a_glob_a_file_and_a_url(archive):

@@ -1,0 +1,153 @@
+"""Delta tables as this project uses them: files that somebody else wrote become rows, or cease to be, in one commit.
+
+A commit is refused when anybody has committed since the table was looked at last: then the writer looks again and
+decides anew. Object stores hold this, too (conditional puts), which no lock of theirs could.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from pipelines.core import storage
+from spacevllm.config import ConfigError
+
+GENERATION = "generation"  # the column by which the table is partitioned
+ONCE = CommitProperties(max_commit_retries=0)  # deltalake itself would try again without another look
+PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 1 hours", "delta.checkpointInterval": "50"}
+
+
+class Conflict(Exception):
+    """Somebody else has committed meanwhile."""
+
+
+class File(NamedTuple):
+    """A Parquet file of the table. path: relative to its folder. size: bytes."""
+
+    path: str
+    size: int
+    rows: int
+    generation: str
+
+    def of(self, generation: str) -> Self:
+        return self._replace(generation=generation)
+
+
+class Log:
+    """The table in ``folder`` as it was at the last ``look``."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._table = _open(folder)
+        self._columns: set[str] = set()
+
+    @property
+    def version(self) -> int:
+        """Of the last look; -1: there is no table yet."""
+        return -1 if self._table is None else int(self._table.version())
+
+    @property
+    def there(self) -> bool:
+        return self._table is not None
+
+    def look(self) -> None:
+        """Sees what was committed since."""
+        if self._table is None:
+            self._table = _open(self.folder)
+        else:
+            self._table.update_incremental()
+
+    def files(self, *generations: str) -> list[File]:
+        """In the order of their paths, which is that of no time; none named: of all generations."""
+        if self._table is None:
+            return []
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        columns = [
+            actions[name].to_pylist() for name in ("path", "size_bytes", "num_records", f"partition.{GENERATION}")
+        ]
+        files = sorted(File(*row) for row in zip(*columns, strict=True))
+        return [file for file in files if not generations or file.generation in generations]
+
+    def commit(self, come: Iterable[File], gone: Iterable[File] = ()) -> None:
+        """All of it or nothing. A file that is there already may come with another generation.
+
+        Raises:
+            Conflict: the table is not any more as it was at the last look; nothing was done.
+            OutputError: the store refuses.
+        """
+        come, now = list(come), int(time.time() * 1000)
+        add = [AddAction(f.path, f.size, {GENERATION: f.generation}, now, True, json.dumps({"numRecords": f.rows}))
+               for f in come]  # fmt: skip
+        remove = [RemoveAction(f.path, True, now, f.size, {GENERATION: f.generation}) for f in gone]
+        table = self._ready(come)
+        try:
+            table.create_write_transaction(
+                [*remove, *add], "append", table.schema(), partition_by=[GENERATION], commit_properties=ONCE
+            )
+        except CommitFailedError as error:
+            raise Conflict(str(error)) from None
+        except OSError as error:
+            raise storage.OutputError(
+                f"cannot write {self.folder}: {error}; then run the same command again"
+            ) from error
+
+    def _ready(self, come: list[File]) -> DeltaTable:
+        """The table with the columns of what comes; made if there is none."""
+        if self._columns and self._table is not None:
+            return self._table
+        schemas = [pa.schema([]), *(_schema(storage.join(self.folder, file.path)) for file in come)]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        if self._table is None:
+            self._table = DeltaTable.create(
+                _address(self.folder),
+                schema,
+                mode="ignore",
+                partition_by=[GENERATION],
+                configuration=PROPERTIES,
+                storage_options=options(self.folder),
+            )
+            if self.version > 0:  # somebody else made it, and it may hold rows already
+                raise Conflict("the table was made meanwhile")
+        self._columns = {field.name for field in self._table.schema().fields}
+        if new := [field for field in schema if field.name not in self._columns]:  # of a later release
+            self._table.alter.add_columns(Schema.from_arrow(pa.schema(new)).fields)
+            self._table.update_incremental()
+            self._columns |= {field.name for field in new}
+        return self._table
+
+
+def _open(folder: str) -> DeltaTable | None:
+    try:
+        return DeltaTable(_address(folder), storage_options=options(folder))
+    except TableNotFoundError:
+        return None
+
+
+def _schema(uri: str) -> pa.Schema:
+    with storage.open_read(uri) as file:
+        schema: pa.Schema = pq.ParquetFile(file).schema_arrow
+    return schema.append(pa.field(GENERATION, pa.string()))
+
+
+def _address(folder: str) -> str:
+    """Raises ConfigError: deltalake would take a ``%41`` in the path for an ``A``, a backslash for a slash."""
+    if "://" not in folder and re.search(r"%[0-9A-Fa-f]{2}|\\", folder):
+        raise ConfigError(f"{folder}: results cannot be kept below a folder with a backslash or %hex in its name")
+    return folder
+
+
+def options(folder: str) -> dict[str, str] | None:
+    """What fsspec knows from the environment and deltalake has to be told."""
+    if folder.startswith("s3://") and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        return {"allow_http": "true"}
+    return None

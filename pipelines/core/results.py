@@ -1,0 +1,235 @@
+"""Finished rows: a Delta table, whose log says what is done.
+
+Workers write Parquet files; a commit by the driver makes them rows (``commits.py``), and a file that no commit names is
+none. So neither a second driver nor workers that outlive theirs can leave a row twice. A row carries
+
+    id            what it answers: a hash of uri (and question)
+    status        "ok" or "failed"
+    error         "" or "<reason>: <message>"
+    fingerprint   a hash of everything else it was made from: the video's bytes, the model, the sampling plan
+
+and belongs to a *generation*: what one model answered in one way. Another model adds rows beside, and removes none.
+A row that takes another's place (its video has changed, or it had failed) waits in a partition of its own until
+``settle`` exchanges the two in one commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.core import storage
+from pipelines.core.delta import Conflict, File, Log
+from spacevllm.data.instance import instance_id
+
+KEY = ["id", "status", "error", "fingerprint"]
+ONLY = "all"  # the generation of what needs no model
+WAITING = ".waiting"  # behind a generation's name
+SETTLED_BYTES = 256 << 20  # waiting rows that are held at once
+
+Wanted = Mapping[str, str | None]  # id → fingerprint; None: it cannot be told now, so whatever is there stands
+Again = Callable[[str], bool]  # of a failed row's ``error``: whether to try once more
+
+
+class Row(NamedTuple):
+    """What decides whether a row is done."""
+
+    id: str
+    status: str
+    error: str
+    fingerprint: str
+
+    def stands(self, fingerprint: str | None, again: Again) -> bool:
+        """Whether nothing is to be done about it."""
+        if self.status != "ok" and again(self.error):
+            return False
+        return self.fingerprint == fingerprint or (fingerprint is None and self.status == "ok")
+
+
+class Results:
+    """The rows of one generation of the table in ``folder``. Holds no data and may travel to workers.
+
+    Args:
+        keep_good: a failed row never takes the place of a good one. It waits on, as the newest that is known, while
+            readers see the good one.
+    """
+
+    def __init__(self, folder: str, generation: str = ONLY, keep_good: bool = False) -> None:
+        self.folder, self.generation, self.waiting = storage.absolute(folder), generation, generation + WAITING
+        self.keep_good = keep_good
+
+    def write(self, table: pa.Table, generation: str = "") -> File:
+        """Writes a file that is not part of the table yet. Raises OutputError."""
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        size = storage.write_table(storage.join(self.folder, name), table)
+        return File(name, size, table.num_rows, generation or self.generation)
+
+    def read(self, file: File, columns: list[str] | None = None) -> pa.Table:
+        return storage.read_table(self.uri(file), columns)
+
+    def uri(self, file: File) -> str:
+        return storage.join(self.folder, file.path)
+
+    def uris(self) -> list[str]:
+        """The Parquet files that hold the rows that readers see. Of a folder of earlier releases: all of them."""
+        log = Log(self.folder)
+        return [self.uri(file) for file in log.files(self.generation)] if log.there else loose_files(self.folder)
+
+    def table(self, columns: list[str]) -> pa.Table:
+        """All rows that readers see; FileNotFoundError: there are none."""
+        uris = self.uris()
+        if not uris:
+            raise FileNotFoundError(f"no rows in {self.folder}")
+        return pa.concat_tables([storage.read_table(uri, columns) for uri in uris], promote_options="default")
+
+    def rows(self, columns: list[str]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Every row that readers see with the file it lies in, one file at a time."""
+        for uri in self.uris():
+            for row in storage.read_table(uri, columns).to_pylist():
+                yield row, uri
+
+    def done(self, wanted: Wanted, again: Again | bool = False) -> tuple[set[str], set[str]]:
+        """The wanted ids that are done, and those to be done whose row will take the place of another.
+
+        Args:
+            again: which failed rows are to be done once more.
+        """
+        once_more = again if callable(again) else lambda _: bool(again)
+        if not Log(self.folder).there:
+            self._adopt()
+        self.settle(wanted)
+        done, there = set(), set()
+        for row in self._key_rows(Log(self.folder).files(self.generation, self.waiting)):
+            if row.id in wanted:
+                there.add(row.id)
+                if row.stands(wanted[row.id], once_more):
+                    done.add(row.id)
+        return done, there - done
+
+    def _adopt(self) -> None:
+        """The files of an earlier release, whose folder had no log, become rows of this generation."""
+        seen: set[str] = set()
+        come, doubled = [], []
+        for uri in loose_files(self.folder):
+            table = storage.read_table(uri)
+            first = [not (name in seen or seen.add(name)) for name in table["id"].to_pylist()]  # type: ignore[func-returns-value]
+            if all(first):
+                come.append(File(storage.name(uri), storage.size(uri), table.num_rows, self.generation))
+            elif any(first):
+                come.append(self.write(table.filter(pa.array(first))))
+            doubled += [] if all(first) else [uri]
+        if come:
+            Log(self.folder).commit(come)
+        for uri in doubled:
+            storage.remove(uri)
+
+    def collect(self, wanted: Wanted, columns: list[str] | None = None) -> pa.Table:
+        """The wanted rows in the order of their ids, each as it was made last; ``columns`` must hold ``KEY``."""
+        self.settle(wanted)
+        tables = []
+        for file in Log(self.folder).files(self.generation, self.waiting):
+            table = self.read(file, columns)
+            hidden = file.generation == self.waiting
+            tables.append(table.filter(pa.array([_fits(row, wanted, hidden) for row in key_rows(table)], pa.bool_())))
+        if not tables:
+            return pa.table({name: pa.array([], pa.string()) for name in columns or KEY})
+        return pa.concat_tables(tables, promote_options="default").sort_by("id")  # older rows may lack a column
+
+    def settle(self, wanted: Wanted) -> None:
+        """Lets waiting rows take their places, each bundle of files in one commit."""
+        log = Log(self.folder)
+        for files in _bundles(log.files(self.waiting)):
+            while not self._settled(log, files, wanted):
+                log.look()  # somebody else has committed: the places may have changed
+                files = [file for file in log.files(self.waiting) if file in files]
+            log.look()
+
+    def _settled(self, log: Log, files: list[File], wanted: Wanted) -> bool:
+        if not files:
+            return True
+        waiting = pa.concat_tables([self.read(file) for file in files], promote_options="default")
+        rows = {row.id: row for row in key_rows(waiting)}
+        held = {row.id: row for row in self._key_rows(log.files(self.generation)) if row.id in rows}
+        places = [self._place(row, held.get(name), wanted) for name, row in rows.items()]
+        if all(place == WAITING for place in places):
+            return True
+        moved, kept = (waiting.filter(pa.array([place == p for place in places], pa.bool_())) for p in ("", WAITING))
+        gone, come = list(files), [self.write(t, g) for t, g in ((moved, ""), (kept, self.waiting)) if t.num_rows]
+        for file in log.files(self.generation):
+            table = self.read(file)
+            rest = table.filter(pc.invert(pc.is_in(table["id"], moved["id"].combine_chunks())))
+            if rest.num_rows < table.num_rows:
+                gone.append(file)
+                come += [self.write(rest)] if rest.num_rows else []
+        try:
+            log.commit(come, gone)
+        except Conflict:
+            return False
+        return True
+
+    def _place(self, row: Row, held: Row | None, wanted: Wanted) -> str | None:
+        """``""``: in the table; WAITING: a failure behind a good row; None: nowhere, the good row is right again."""
+        if not self.keep_good or held is None or row.status == "ok" or held.status != "ok":
+            return ""
+        return None if held.fingerprint == wanted.get(row.id) else WAITING
+
+    def _key_rows(self, files: list[File]) -> Iterator[Row]:
+        for file in files:
+            yield from key_rows(self.read(file, KEY))
+
+
+def _fits(row: Row, wanted: Wanted, hidden: bool) -> bool:
+    """Whether it is the newest of its id: of what cannot be told now, that is the one that readers see."""
+    if row.id not in wanted:
+        return False
+    return not hidden if wanted[row.id] is None else row.fingerprint == wanted[row.id]
+
+
+def _bundles(files: list[File]) -> Iterator[list[File]]:
+    """Files that are read together."""
+    bundle: list[File] = []
+    for file in files:
+        if bundle and sum(f.size for f in bundle) + file.size > SETTLED_BYTES:
+            yield bundle
+            bundle = []
+        bundle.append(file)
+    if bundle:
+        yield bundle
+
+
+def made_from(version: str | None, *others: object) -> str:
+    """A fingerprint; ``""``: the file cannot be looked at now."""
+    return "" if version is None else instance_id(version, *others)
+
+
+def wanted_rows(work: pa.Table) -> Wanted:
+    """Of a table with columns id and fingerprint."""
+    pairs = zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True)
+    return {name: fingerprint or None for name, fingerprint in pairs}
+
+
+def key_rows(table: pa.Table) -> Iterator[Row]:
+    return map(Row, *(table[name].to_pylist() for name in KEY))
+
+
+def loose_files(folder: str) -> list[str]:
+    """Parquet files of a folder, whatever its log says."""
+    return [uri for uri in storage.find(folder) if uri.endswith(".parquet")]
+
+
+def count_rows(table: pa.Table, expected: int) -> dict[str, object]:
+    """``{"in", "ok", "failed", "errors": {reason: count}}`` of finished rows with columns status and error.
+
+    Raises:
+        RuntimeError: rows are missing or doubled; in = ok + failed is the promise of every summary.
+    """
+    ok = table["status"].to_pylist().count("ok")
+    if table.num_rows != expected or len(set(table["id"].to_pylist())) != expected:
+        raise RuntimeError(f"{expected} rows expected, {table.num_rows} found: run the same command again")
+    errors = Counter(text.partition(":")[0] for text in table["error"].to_pylist() if text)
+    return {"in": expected, "ok": ok, "failed": expected - ok, "errors": dict(errors.most_common())}
