@@ -89,17 +89,16 @@ class Log:
         add = [AddAction(f.path, f.size, {GENERATION: f.generation}, now, True, json.dumps({"numRecords": f.rows}))
                for f in come]  # fmt: skip
         remove = [RemoveAction(f.path, True, now, f.size, {GENERATION: f.generation}) for f in gone]
-        table = self._ready(come)
         try:
+            table = self._ready(come)
             table.create_write_transaction(
                 [*remove, *add], "append", table.schema(), partition_by=[GENERATION], commit_properties=ONCE
             )
         except CommitFailedError as error:
             raise Conflict(str(error)) from None
         except OSError as error:
-            raise storage.OutputError(
-                f"cannot write {self.folder}: {error}; then run the same command again"
-            ) from error
+            why = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())  # it is drawn as a tree, in colours
+            raise storage.OutputError(f"cannot write {self.folder}: {why}; then run the same command again") from error
 
     def _ready(self, come: list[File]) -> DeltaTable:
         """The table with the columns of what comes; made if there is none."""

@@ -17,7 +17,9 @@ import ray.cloudpickle
 import standin
 
 from pipelines.archive.ground import GroundConfig, run
+from pipelines.archive.tubes import visible
 from pipelines.core import storage
+from pipelines.core.delta import Log
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions
 
@@ -42,7 +44,7 @@ def config(videos, tmp_path, **changes):
 
 
 def check_each_once(out, names):
-    rows = storage.read_table(Path(out) / "tubes").to_pylist()
+    rows = visible(str(out)).table(["video", "question"]).to_pylist()
     pairs = sorted((os.path.basename(row["video"]), row["question"]) for row in rows)
     assert pairs == sorted((name, question) for name in names for question in QUESTIONS)
 
@@ -94,7 +96,8 @@ def kill(title, when):
 
 def landed(tmp_path):
     """The blocks that are done, each with when it was written."""
-    return {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/tubes").glob("*.parquet")}
+    table = tmp_path / "out/tubes"
+    return {file.path: (table / file.path).stat().st_mtime_ns for file in Log(str(table)).files()}
 
 
 def test_a_killed_predictor_actor_is_replaced(clips, tmp_path, ray_cluster):
@@ -148,9 +151,9 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(clips, tmp_path, ray_c
     job = config(clips, tmp_path, out=str(small_disk / "out"))
     with (small_disk / "filler").open("wb") as filler:  # leaves room for a part or two
         filler.write(b"x" * (212 << 10))
-    with pytest.raises(storage.OutputError, match=r"cannot write .*part-.*No space left on device"):
+    with pytest.raises(storage.OutputError, match=r"^cannot write .*/tubes.*No space left on device"):
         run(job, standin.load)
-    kept = list((small_disk / "out" / "tubes").glob("*.parquet"))
+    kept = Log(str(small_disk / "out" / "tubes")).files()
     assert len(kept) < 8 and not list((small_disk / "out" / "tubes").glob(".*"))  # nothing half-written
     (small_disk / "filler").unlink()
     summary = run(job, standin.load)
