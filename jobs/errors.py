@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 
+from spacevllm.text import printable
+
 OK, BUG, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DEBUG_VARIABLE = "SPACEVLLM_DEBUG"
 
@@ -27,7 +29,8 @@ def explain(error: BaseException) -> int:
         if not os.environ.get(DEBUG_VARIABLE):
             traceback.print_exception(error)
         return BUG
-    print(f"spacevllm: {line}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    notes = (printable(note, keep="\n") for note in getattr(error, "__notes__", ()))
+    print(f"spacevllm: {printable(line)}", *notes, sep="\n", file=sys.stderr)
     return USAGE
 
 

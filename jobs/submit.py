@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.common import finish
+from jobs.common import finish, say
 from jobs.errors import BUG, INTERRUPTED, OK
 from spacevllm.config import ConfigError
 
@@ -56,7 +56,7 @@ def run(jobs: Mapping[str, Command], job: str, address: str, arguments: list[str
     check_job(jobs, job, arguments)
     entrypoint = shlex.join(["python", "-m", "jobs.cli", job, *absolute_paths(arguments)])
     if dry_run:
-        print(f"# to {address}, with {PROJECT} as its working folder:\n{entrypoint}")
+        say(f"# to {address}, with {PROJECT} as its working folder:\n{entrypoint}")
         return OK
     return _send(address, entrypoint)
 
@@ -74,7 +74,7 @@ def _send(address: str, entrypoint: str) -> int:
         if "No available agent" not in str(error):
             raise
         raise ConnectionError(f"{address} takes no jobs: {NO_AGENT}") from error
-    print(f"{submission} runs on {address}: {entrypoint}", flush=True)
+    say(f"{submission} runs on {address}: {entrypoint}")
     try:
         asyncio.run(_follow(client, submission))
     except KeyboardInterrupt:

@@ -174,6 +174,7 @@ def test_the_same_bytes_whatever_the_parallelism_and_the_sizes(changes, tmp_path
     assert results[0] == results[1] and len(results[0][0]) == 9 + 2 + 2
 
 
+@pytest.mark.slow
 def test_thousands_of_buckets_with_few_files_open(tmp_path, ray_cluster):
     """2,000 buckets of more chunks than are merged at once, with 128 open files allowed: the bytes of one bucket. How
     often files are opened grows with chunks + buckets, not with their product."""

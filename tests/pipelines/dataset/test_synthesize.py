@@ -93,6 +93,19 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     assert stage_files(tmp_path, "annotator") == before["annotator"]
 
 
+def test_one_slow_answer_holds_up_no_other(world, tmp_path, ray_cluster):
+    """The first is answered when most others have been asked: far more than a block, with as many requests at once."""
+    count = len(read_captions(str(world))[0])
+    assert count > 20
+    with chat_server([("after", count - 3)]) as (url, requests):
+        analyzer = {"kind": "endpoint", "url": url, "model": "any", "concurrency": 4, "attempts": 1, "timeout_s": 120}
+        summary = run(settings(world, tmp_path, analyzer=analyzer))
+    assert len(requests) == summary["in"] == count and "no_answer" not in summary["errors"]
+    assert [
+        len(pq.read_table(tmp_path / "stages/analyzer" / name)) for name in stage_files(tmp_path, "analyzer")
+    ].count(4) == count // 4
+
+
 @pytest.mark.slow
 def test_real_models_and_an_endpoint_that_fails_now_and_then(world, tmp_path, ray_cluster):
     dino = save_tiny_dino(tmp_path / "dino")
