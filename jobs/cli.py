@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from jobs.errors import OK, explain
-from jobs.options import Config, Data, DryRun, Model, Out, Overrides
+from jobs.options import Allow, Config, Data, DryRun, Model, Out, Overrides, Videos
 
 app = typer.Typer(
     name="spacevllm",
@@ -254,10 +254,9 @@ def score(
 @app.command()
 def ground(
     model: Model,
-    videos: Annotated[
-        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
-    ],
+    videos: Videos,
     out: Out,
+    allow: Allow = None,
     questions: Annotated[
         str, typer.Option(help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE")
     ] = "",
@@ -280,17 +279,17 @@ def ground(
     """
     from jobs.ground import run
 
-    return run(model, videos, questions, question or [], out, windows, export or [], overrides or [], dry_run)
+    lists = {"allow": allow or [], "question": question or [], "export": export or []}
+    return run(model, videos, questions, out, windows, overrides or [], dry_run, **lists)
 
 
 @app.command()
 def search(
     question: Annotated[str, typer.Argument(help="What to look for, in plain words.", metavar="QUESTION")],
     model: Model,
-    videos: Annotated[
-        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
-    ],
+    videos: Videos,
     out: Out,
+    allow: Allow = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
@@ -300,7 +299,7 @@ def search(
     """
     from jobs.search import run
 
-    return run(question, model, videos, out, overrides or [], dry_run)
+    return run(question, model, videos, allow or [], out, overrides or [], dry_run)
 
 
 @app.command()

@@ -94,16 +94,15 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
 
 
 def test_one_slow_answer_holds_up_no_other(world, tmp_path, ray_cluster):
-    """The first is answered when most others have been asked: far more than a block, with as many requests at once."""
+    """The first is answered when all others have been asked, of many blocks, with as many requests at once as a block
+    has captions."""
     count = len(read_captions(str(world))[0])
-    assert count > 20
-    with chat_server([("after", count - 3)]) as (url, requests):
-        analyzer = {"kind": "endpoint", "url": url, "model": "any", "concurrency": 4, "attempts": 1, "timeout_s": 120}
-        summary = run(settings(world, tmp_path, analyzer=analyzer))
+    assert count > 10
+    with chat_server([("after", count)]) as (url, requests):
+        analyzer = {"kind": "endpoint", "url": url, "model": "any", "concurrency": 2, "attempts": 1, "timeout_s": 120}
+        summary = run(settings(world, tmp_path, analyzer=analyzer, block_rows=2))
     assert len(requests) == summary["in"] == count and "no_answer" not in summary["errors"]
-    assert [
-        len(pq.read_table(tmp_path / "stages/analyzer" / name)) for name in stage_files(tmp_path, "analyzer")
-    ].count(4) == count // 4
+    assert len(stage_files(tmp_path, "analyzer")) == -(-count // 2)
 
 
 @pytest.mark.slow
