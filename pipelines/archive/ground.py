@@ -87,6 +87,7 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
     Raises:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
     """
+    storage.need_bucket(config.out)  # before an archive is listed
     videos = list_videos(config.videos, config.allow)
     pairs = list(pair_questions(videos, read_questions(config.question, config.questions)))
     if not pairs:
