@@ -19,6 +19,10 @@ Allow = Annotated[
 ]
 Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", help="Variable for the job; NAME alone: as it is here.", metavar="NAME[=VALUE]"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Configuration that differs from the file or the defaults.", metavar="KEY=VALUE"),
