@@ -73,6 +73,7 @@ def test_a_row_that_is_wrong_costs_itself_and_says_why(archive):
         '{"video": "clip0.mp4", "question": "q", "end_s": NaN}': "end_s: Input should be a finite number",
         '{"video": 7, "question": "q"}': "video: Input should be a valid string",
         '{"video": "htp://host/clip.mp4", "question": "q"}': "Protocol not known: htp",
+        '{"video": "zip://a.mp4::/nowhere/x.zip", "question": "q"}': "No such file or directory",
         '{"video": ': "is no JSON",
         "[]": "is no object",
     }
