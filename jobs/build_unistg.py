@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.common import finish, need_folder, resolve, show_plan
+from jobs.common import finish, need_folder, resolve, say, show_plan
 from pipelines.core import storage
 from pipelines.core.stage import Summary
 from pipelines.dataset import unistg
@@ -38,12 +38,12 @@ def _from_config(path: str, out: str, overrides: list[str], dry_run: bool) -> in
         return show_plan("build-unistg", config, f"{len(config.sources)} annotation files")
     summary = unistg.run(config, f"spacevllm build-unistg --config {path}")
     if config.synthesis is not None:
-        print(storage.read_text(storage.join(config.out, "synthesis", "funnel.txt")), end="")
+        say(storage.read_text(storage.join(config.out, "synthesis", "funnel.txt")).removesuffix("\n"))
     return _finish(summary, config.out)
 
 
 def _finish(summary: Summary, out: str) -> int:
     dropped = f", {summary['failed']} dropped, see {storage.join(out, 'dropped.jsonl')}" if summary["failed"] else ""
-    print(f"data card: {storage.join(out, 'data_card.html')}")
+    say(f"data card: {storage.join(out, 'data_card.html')}")
     finish(f"shards: {storage.join(out, 'unistg')} ({summary['ok']} records{dropped})")
     return 0

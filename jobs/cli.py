@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from jobs.errors import OK, explain
-from jobs.options import Config, Data, DryRun, Model, Out, Overrides
+from jobs.options import Allow, Config, Data, DryRun, Env, Model, Out, Overrides, Videos
 
 app = typer.Typer(
     name="spacevllm",
@@ -53,7 +53,7 @@ def convert(
     annotations: Annotated[str, typer.Option(help="Annotations as published, or your own.", metavar="FILE|DIR")],
     out: Out,
     split: Annotated[str, typer.Option(help="train, val or test; default: as the file's name says.")] = "",
-    media_root: Annotated[str, typer.Option(help="Put before the media's names.", metavar="DIR|URI")] = "media",
+    media_root: Annotated[str, typer.Option(help="Put before the media's names.", metavar="PREFIX")] = "media",
     boxes: Annotated[str, typer.Option(help="VidOR's annotation folder, for vidstg.", metavar="DIR")] = "",
     instances: Annotated[str, typer.Option(help="COCO's instances.json, for refcoco.", metavar="FILE")] = "",
     durations: Annotated[str, typer.Option(help="charades.json, for charades_sta.", metavar="FILE")] = "",
@@ -69,27 +69,16 @@ def convert(
     """
     from jobs.convert import run
 
-    names = (
-        "source",
-        "annotations",
-        "out",
-        "split",
-        "media_root",
-        "boxes",
-        "instances",
-        "durations",
-        "questions",
-        "fps",
-    )
-    values = (source, annotations, out, split, media_root, boxes, instances, durations, questions, fps)
-    return run(dict(zip(names, values, strict=True)), json, overrides or [], dry_run)
+    options = {"source": source, "annotations": annotations, "out": out, "split": split, "media_root": media_root}
+    options |= {"boxes": boxes, "instances": instances, "durations": durations, "questions": questions, "fps": fps}
+    return run(options, json, overrides or [], dry_run)
 
 
 @app.command("build-unistg")
 def build_unistg(
     data: Annotated[str, typer.Option(help="Folder whose annotations/ hold records.", metavar="DIR")] = "",
     config: Annotated[str, typer.Option(help="Or a file that names sources and synthesis.", metavar="FILE")] = "",
-    out: Annotated[str, typer.Option(help="Folder or URI for the results; with --config it may say so.")] = "",
+    out: Annotated[str, typer.Option(help="Folder or URI of results; --config may say so.", metavar="DIR")] = "",
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
@@ -254,10 +243,9 @@ def score(
 @app.command()
 def ground(
     model: Model,
-    videos: Annotated[
-        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
-    ],
+    videos: Videos,
     out: Out,
+    allow: Allow = None,
     questions: Annotated[
         str, typer.Option(help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE")
     ] = "",
@@ -280,17 +268,17 @@ def ground(
     """
     from jobs.ground import run
 
-    return run(model, videos, questions, question or [], out, windows, export or [], overrides or [], dry_run)
+    lists = {"allow": allow or [], "question": question or [], "export": export or []}
+    return run(model, videos, questions, out, windows, overrides or [], dry_run, **lists)
 
 
 @app.command()
 def search(
     question: Annotated[str, typer.Argument(help="What to look for, in plain words.", metavar="QUESTION")],
     model: Model,
-    videos: Annotated[
-        str, typer.Option(help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE")
-    ],
+    videos: Videos,
     out: Out,
+    allow: Allow = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
@@ -300,7 +288,7 @@ def search(
     """
     from jobs.search import run
 
-    return run(question, model, videos, out, overrides or [], dry_run)
+    return run(question, model, videos, allow or [], out, overrides or [], dry_run)
 
 
 @app.command()
@@ -361,6 +349,7 @@ def submit(
     job: Annotated[str, typer.Argument(help="The job: train, evaluate, ground, ...", metavar="JOB")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard.", metavar="http://HOST:8265")],
     arguments: Annotated[list[str] | None, typer.Argument(help="The job's own options.", metavar="-- OPTIONS")] = None,
+    env: Env = None,
     dry_run: DryRun = False,
 ) -> int:
     """Send a job to a running Ray cluster.
@@ -369,7 +358,7 @@ def submit(
     """
     from jobs.submit import run
 
-    return run(get_command(app).commands, job, address, arguments or [], dry_run)  # type: ignore[attr-defined]
+    return run(get_command(app).commands, job, address, arguments or [], dry_run, env or [])  # type: ignore[attr-defined]
 
 
 @app.command()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import ConfigDict
 
 from pipelines.core import storage
 from spacevllm.config import Config, ConfigError, dump_config, load_config, parse_config
+from spacevllm.text import printable
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -50,11 +51,16 @@ def need_dataset(uri: str) -> None:
 
 def show_plan(job: str, config: Config, facts: str = "") -> int:
     """Prints what was found and the resolved configuration, as YAML; the exit status of a dry run."""
-    print(f"# spacevllm {job}: everything checked, nothing done{': ' + facts if facts else ''}")
-    print(dump_config(config), end="")
+    say(f"# spacevllm {job}: everything checked, nothing done{': ' + facts if facts else ''}")
+    say(dump_config(config).removesuffix("\n"))
     return 0
 
 
 def finish(line: str) -> None:
     """The one line a job ends with: where the results are."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints ``text``; names and questions in it cannot steer the terminal."""
+    print(printable(text, keep="\n"), file=file, flush=True)

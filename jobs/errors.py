@@ -3,19 +3,20 @@ exit status; a traceback only for bugs."""
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
+from pipelines.core.cluster import is_debug
+from spacevllm.text import printable
+
 OK, BUG, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-DEBUG_VARIABLE = "SPACEVLLM_DEBUG"
 
 
 def explain(error: BaseException) -> int:
     """Prints ``error`` as its reader needs it and returns the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else OK
-    if os.environ.get(DEBUG_VARIABLE):
+    if is_debug():
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's word for Ctrl-C
         return INTERRUPTED
@@ -24,10 +25,11 @@ def explain(error: BaseException) -> int:
         return USAGE
     line = _one_line(error)
     if line is None:
-        if not os.environ.get(DEBUG_VARIABLE):
+        if not is_debug():
             traceback.print_exception(error)
         return BUG
-    print(f"spacevllm: {line}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+    notes = (printable(note, keep="\n") for note in getattr(error, "__notes__", ()))
+    print(f"spacevllm: {printable(line)}", *notes, sep="\n", file=sys.stderr)
     return USAGE
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.common import finish, need_dataset, need_folder, need_model, resolve, show_plan
+from jobs.common import finish, need_dataset, need_folder, need_model, resolve, say, show_plan
 from jobs.errors import OK, SOME_FAILED
 from pipelines.core import storage
 from pipelines.evaluation import benchmark, benchmark_suite
@@ -29,7 +29,7 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     if dry_run:
         return show_plan("evaluate", config, f"{read_records(data, config.split, ['id']).num_rows} questions")
     summary = evaluate(config)
-    print("\n".join([*score_lines(summary), *several_lines(summary), *presence_line(summary)]))
+    say("\n".join([*score_lines(summary), *several_lines(summary), *presence_line(summary)]))
     finish(f"scores: {storage.join(out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
     return 0
 
@@ -41,7 +41,7 @@ def run_benchmark(options: Mapping[str, Any], overrides: list[str], dry_run: boo
     if dry_run:
         return show_plan("evaluate", config, _planned(config.benchmark, config))
     summary = benchmark.run(config)
-    print(storage.read_text(storage.join(config.out, "table.md")).strip())
+    say(storage.read_text(storage.join(config.out, "table.md")).strip())
     finish(f"scores: {storage.join(config.out, 'summary.json')} ({summary['ok']} answered, {summary['failed']} failed)")
     return OK
 
@@ -58,11 +58,11 @@ def run_benchmarks(options: Mapping[str, Any], overrides: list[str], dry_run: bo
         return show_plan("evaluate", config, "; ".join(_planned(name, config) for name in config.benchmarks))
     summary = benchmark_suite.run(config)
     for reason in summary["missing"].values():
-        print(f"spacevllm: {reason}", file=sys.stderr)
+        say(f"spacevllm: {reason}", file=sys.stderr)
     if not summary["benchmarks"]:
         hint = "`spacevllm benchmark-fixtures --out DIR` writes small stand-ins to try"
         raise ConfigError(f"--data-root {config.data_root}: no benchmark in it can be scored; {hint}")
-    print(storage.read_text(storage.join(config.out, "overview.md")).strip())
+    say(storage.read_text(storage.join(config.out, "overview.md")).strip())
     finish(f"scores: {storage.join(config.out, 'table.md')} ({len(summary['benchmarks'])} benchmarks)")
     there = [name for name in summary["missing"] if storage.is_folder(storage.join(config.data_root, name))]
     return SOME_FAILED if there else OK

@@ -19,22 +19,25 @@ def run(
     model: str,
     videos: str,
     questions: str,
-    question: list[str],
     out: str,
     windows: str,
-    export: list[str],
     overrides: list[str],
     dry_run: bool,
+    *,
+    allow: list[str],
+    question: list[str],
+    export: list[str],
 ) -> int:
     """Answers what is missing in OUT; returns 3 when some rows failed."""
     if not questions and not question and not is_rows(videos):
         raise ConfigError("nothing is asked: give --questions FILE, --question TEXT, or a manifest as --videos")
     options: dict[str, Any] = {"model": model, "videos": videos, "question": question, "out": out}
     options |= {"questions": questions or None, "windows": windows} | ({"export": export} if export else {})
+    options |= {"allow": allow} if allow else {}
     config = resolve(GroundConfig, "", overrides, **options)
     need_model(model)
     if dry_run:
-        found = list_videos(config.videos)
+        found = list_videos(config.videos, config.allow)
         pairs = pair_questions(found, read_questions(config.question, config.questions))
         asked = sum(len(questions) for _, questions in pairs)
         return show_plan("ground", config, f"{found.num_rows} videos, {asked} questions about them in all")

@@ -9,8 +9,20 @@ import typer
 Out = Annotated[str, typer.Option("--out", help="Folder or URI for the results.", metavar="DIR")]
 Data = Annotated[str, typer.Option("--data", help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")]
 Model = Annotated[str, typer.Option("--model", help="Folder of a trained model.", metavar="DIR")]
+Videos = Annotated[
+    str,
+    typer.Option("--videos", help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE"),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Where alone a manifest may name videos; may be repeated.", metavar="DIR|URI"),
+]
 Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", help="Variable for the job; NAME alone: as it is here.", metavar="NAME[=VALUE]"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Configuration that differs from the file or the defaults.", metavar="KEY=VALUE"),

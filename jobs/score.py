@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.common import resolve, show_plan
+from jobs.common import resolve, say, show_plan
 from pipelines.core import storage
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
@@ -66,12 +66,12 @@ def run(options: Mapping[str, Any], as_json: bool, overrides: list[str], dry_run
         storage.write_text(config.per_query, "".join(_per_query(instances, rows)))
     _warn(problems)
     if instances[0].task != BENCHMARKS[config.benchmark].task:
-        print("spacevllm: there are no boxes, so spans alone are scored: give --boxes", file=sys.stderr)
+        say("spacevllm: there are no boxes, so spans alone are scored: give --boxes", file=sys.stderr)
     result = {"benchmark": config.benchmark, "task": instances[0].task, "protocol": config.protocol, **scores}
     if as_json:
-        print(json.dumps(result | {"problems": problems.to_dict()}, ensure_ascii=False))
+        say(json.dumps(result | {"problems": problems.to_dict()}, ensure_ascii=False))
     else:
-        print("\n".join(_lines(config.benchmark, result)))
+        say("\n".join(_lines(config.benchmark, result)))
     return 0
 
 
@@ -139,7 +139,7 @@ def _load_answers(config: ScoreConfig, instances: Sequence[Instance], problems: 
         hint = f"a line is a JSON object with an id like {query_id(instances[0])!r}"
         raise ConfigError(f"--predictions {config.predictions}: no line can be used ({first}); {hint}")
     if not answers:
-        print(f"spacevllm: --predictions {config.predictions} is empty: all queries count as missing", file=sys.stderr)
+        say(f"spacevllm: --predictions {config.predictions} is empty: all queries count as missing", file=sys.stderr)
     return answers
 
 
@@ -162,7 +162,7 @@ def _per_query(instances: Sequence[Instance], rows: Sequence[Row]) -> Iterator[s
 def _warn(problems: Problems) -> None:
     for kind, found in problems.to_dict().items():
         times = f"{found['count']} times, first" if found["count"] > 1 else "once"
-        print(f"spacevllm: {kind} {times}: {' '.join(found['first'].split())}", file=sys.stderr)
+        say(f"spacevllm: {kind} {times}: {' '.join(found['first'].split())}", file=sys.stderr)
 
 
 def _lines(name: str, scores: Summary) -> Iterator[str]:

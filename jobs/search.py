@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from jobs.common import finish, need_model, resolve, show_plan
@@ -24,7 +26,7 @@ class SearchConfig(Config):
     """``search``: OUT/tubes as ``ground`` writes them, OUT/page/report.html with the surest of them.
 
     Attributes:
-        question: asked of every video. model, videos, out, windows, decode, predict, retry_failed, ray: as in
+        question: asked of every video. model, videos, allow, out, windows, decode, predict, retry_failed, ray: as in
             ``GroundConfig``; what OUT knows already is not asked again.
         max_clips: tubes shown. margin_s: seconds of video shown before and after each.
     """
@@ -33,6 +35,7 @@ class SearchConfig(Config):
     model: str
     videos: str
     out: str
+    allow: tuple[str, ...] = ()
     max_clips: int = Field(20, ge=1)
     margin_s: float = Field(2.0, ge=0)
     windows: Windows = "auto"
@@ -59,13 +62,14 @@ class SearchConfig(Config):
         )
 
 
-def run(question: str, model: str, videos: str, out: str, overrides: list[str], dry_run: bool) -> int:
+def run(question: str, model: str, videos: str, allow: list[str], out: str, overrides: list[str], dry_run: bool) -> int:
     """Asks, ranks and draws; returns 3 when some videos failed or some clips could not be drawn."""
-    config = resolve(SearchConfig, "", overrides, question=question.strip(), model=model, videos=videos, out=out)
+    options: dict[str, Any] = {"model": model, "videos": videos, "out": out} | ({"allow": allow} if allow else {})
+    config = resolve(SearchConfig, "", overrides, question=question.strip(), **options)
     need_model(model)
     if not storage.is_local(out):
         raise ConfigError(f"--out {out}: the page is written to a local folder")
-    manifest = list_videos(videos)
+    manifest = list_videos(videos, config.allow)
     if dry_run:
         return show_plan("search", config, f"{manifest.num_rows} videos")
     summary = ground(config.grounding)

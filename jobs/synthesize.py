@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.common import finish, need_folder, resolve, show_plan
+from jobs.common import finish, need_folder, resolve, say, show_plan
 from pipelines.core import storage
 from pipelines.dataset.synthesize import SynthesizeConfig, check_models, compare, read_captions
 from pipelines.dataset.synthesize import run as synthesize
@@ -19,7 +19,7 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool, a
         check_models(settings)
         return show_plan("synthesize", settings, f"{len(read_captions(data, settings.splits)[0])} captions")
     summary = synthesize(settings)
-    print(storage.read_text(storage.join(out, "funnel.txt")), end="")
+    say(storage.read_text(storage.join(out, "funnel.txt")).removesuffix("\n"))
     if against:
         _print_differences(against, out)
     unread = f", {summary['unreadable']} lines were no record" if summary["unreadable"] else ""
@@ -30,6 +30,6 @@ def run(config: str, data: str, out: str, overrides: list[str], dry_run: bool, a
 def _print_differences(against: str, out: str) -> None:
     for stage in STAGES:
         found = compare(against, out, stage)
-        print(f"{stage}: {len(found)} samples were judged differently in {against}")
+        say(f"{stage}: {len(found)} samples were judged differently in {against}")
         for sample, (old, new) in list(found.items())[:10]:
-            print(f"  {sample}: {old or 'ok'} → {new or 'ok'}")
+            say(f"  {sample}: {old or 'ok'} → {new or 'ok'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.common import finish, need_dataset, resolve, show_plan
+from jobs.common import finish, need_dataset, resolve, say, show_plan
 from pipelines.core import storage
 from pipelines.train import TrainJobConfig
 from pipelines.train import run as train
@@ -29,6 +29,6 @@ def _plan(config: TrainJobConfig) -> int:
     instances = read_instances(config.data, "train")
     lines = plan(config, instances)
     show_plan("train", config, f"{config.schedule.total_steps} steps, {len(instances)} questions")
-    print("\n".join(f"# {line}".rstrip() for line in lines))
+    say("\n".join(f"# {line}".rstrip() for line in lines))
     need_records(config, instances)
     return 0

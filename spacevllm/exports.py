@@ -16,11 +16,13 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import numpy as np
 
 from spacevllm.answer import Answer
+from spacevllm.text import to_cell
 from spacevllm.tube import Tube
 
 LABEL = "tube"
 CATEGORY = {"id": 1, "name": LABEL}
 _XML_CANNOT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # control characters
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # line ends among them: seqinfo.ini has a key a line
 
 
 def num_tracks(answers: Iterable[Answer]) -> int:
@@ -49,6 +51,7 @@ def cvat_xml(name: str, answers: Sequence[Answer]) -> str:
 def mot_files(name: str, answers: Sequence[Answer]) -> dict[str, str]:
     """One sequence: ``seqinfo.ini``, ``gt/gt.txt`` and, as MOT has no words, ``questions.csv``, a line a tube; tracks
     count from 1."""
+    name = _CONTROL.sub(" ", name)
     first, tracks = answers[0].best, list(enumerate(_tracks(answers), start=1))
     info = {
         "name": name,
@@ -117,7 +120,8 @@ def _xywh(box: Sequence[float]) -> list[float]:
 
 def _csv(rows: Iterable[Sequence[Any]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
+    harmless = ([to_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(out, lineterminator="\n").writerows(harmless)
     return out.getvalue()
 
 

@@ -13,6 +13,7 @@ what its own file takes. Boxes of the frames that the model saw, in and out of t
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from spacevllm.data.instance import instance_id
 from spacevllm.exports import CATEGORY, coco_annotations, coco_video, cvat_xml, mot_files, num_tracks
 
 ExportFormat = Literal["mot", "coco-video", "cvat", "jsonl"]
+NAME_BYTES = 200  # of a video's own name; file systems take 255, endings included
 COLUMNS = [name for name in ANSWERS.names if name != "sampled_boxes"]
 
 
@@ -72,13 +74,24 @@ def export(results: Results, wanted: Container[str], out: str, formats: tuple[Ex
 
 
 def file_names(videos: Collection[str]) -> dict[str, str]:
-    """A name for each video's files: its own, with a hash behind it where two videos are called the same."""
-    paths = {video: PurePosixPath(storage.name(video).partition("?")[0]) for video in videos}
+    """A name for each video's files, no two the same: its own, with a hash behind it where two videos are called the
+    same; a hash alone where its own is none that a file in a folder can have, such as ``..``."""
+    paths = {video: PurePosixPath(_own_name(video)) for video in videos}
     shared = Counter(path.name for path in paths.values())
-    return {
+    names = {
         video: path.name if shared[path.name] == 1 else f"{path.stem}-{instance_id(video)[:8]}{path.suffix}"
         for video, path in paths.items()
     }
+    taken = Counter(names.values())  # somebody may have named a video as another one's hash comes out
+    return {video: name if taken[name] == 1 else f"video-{instance_id(video)}" for video, name in names.items()}
+
+
+def _own_name(video: str) -> str:
+    """The last part of a path, key or URL (web addresses alone have a query), if a visible file can be called so."""
+    web = video.startswith(("http://", "https://"))
+    name = storage.name(re.split("[?#]", video)[0] if web else video)
+    usable = not name.startswith(".") and 0 < len(name.encode(errors="replace")) <= NAME_BYTES and "\0" not in name
+    return name if usable else f"video-{instance_id(video)}"
 
 
 def files_of(results: Results, wanted: Container[str]) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ from pipelines.archive.predict import (
 )
 from pipelines.archive.questions import pair_questions, read_questions
 from pipelines.archive.tubes import results_of
-from pipelines.core import locks
+from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.failures import Retry, again
 from pipelines.core.progress import Progress
@@ -45,6 +45,7 @@ class GroundConfig(Config):
     Attributes:
         model: folder of a trained model.
         videos: folder, glob, file, URL or manifest (see ``pipelines.media.manifest``), or a list of them.
+        allow: folders and URLs below which a manifest may name videos; none: anywhere.
         questions: file of questions, see ``read_questions``.
         question: one question, or a list, asked of every video.
         out: where the tubes go. Running again adds what is missing; rows of other videos or questions stay.
@@ -60,6 +61,7 @@ class GroundConfig(Config):
     model: str
     videos: str | tuple[str, ...]
     out: str
+    allow: tuple[str, ...] = ()
     questions: str | None = None
     question: str | tuple[str, ...] = ()
     decode: DecodeOptions = DecodeOptions()
@@ -89,7 +91,9 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
     Raises:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
     """
-    pairs = list(pair_questions(list_videos(config.videos), read_questions(config.question, config.questions)))
+    storage.need_bucket(config.out)  # before an archive is listed
+    videos = list_videos(config.videos, config.allow)
+    pairs = list(pair_questions(videos, read_questions(config.question, config.questions)))
     if not pairs:
         raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
     with locks.exclusive(config.out):

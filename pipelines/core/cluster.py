@@ -1,4 +1,4 @@
-"""Ray, started in one place: quiet, with the settings that small machines need."""
+"""Ray, started in one place: quiet (unless SPACEVLLM_DEBUG is set), with the settings that small machines need."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+DEBUG_VARIABLE = "SPACEVLLM_DEBUG"  # set: what Ray logs, and what workers print, comes to the terminal
 MIN_CPUS = 4  # Ray Data dead-locks when its consumers hold all CPUs, as they do on a two-core machine
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers under `uv run` hang otherwise
@@ -40,14 +41,19 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def is_debug() -> bool:
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
 def _start(address: str | None) -> None:
     import ray
 
     options: dict[str, Any] = {"address": address or "local"}
     if not address:
         options |= {"num_cpus": max(MIN_CPUS, os.cpu_count() or 1), "include_dashboard": False}
-    options |= {"log_to_driver": False, "logging_level": logging.ERROR}  # rows carry their errors; Ray logs to files
-    with _silent_start():
+    debug = is_debug()  # else: rows carry their errors, and Ray logs to files
+    options |= {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
+    with nullcontext() if debug else _silent_start():
         try:
             ray.init(**options)
         except Exception as error:
@@ -81,4 +87,4 @@ def _set_up_ray_data() -> None:
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = float(os.environ.get(STALL_VARIABLE, STALL_S))
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what goes wrong is raised, too
+    logging.getLogger("ray.data").setLevel(logging.INFO if is_debug() else logging.ERROR)  # what goes wrong is raised

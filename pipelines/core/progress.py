@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from pipelines.core.tracking import Run
+from spacevllm.text import printable
 
 LINE_EVERY_S = 5.0
 POINT_EVERY_S = 1.0
@@ -78,8 +79,12 @@ class Progress:
             self._log_point()
 
     def _note(self) -> str:
-        parts = [f"{self.unit}, {self.per_s:.3g}/s", self.note, f"{self.failed} failed" if self.failed else ""]
-        return ", ".join(part for part in parts if part)
+        parts = [
+            f"{self.unit}, {self.per_s:.3g}/s",
+            self.note,
+            f"{self.failed} failed" if self.failed else "",
+        ]
+        return printable(", ".join(part for part in parts if part))
 
     def _print_line(self) -> None:
         self._last_line, self._printed = time.monotonic(), self.done

@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.core.buckets import is_object_store, missing_bucket
+
 LOOK_UPS = 16  # at once, of files in a store that takes its time
 MAX_UNKNOWN = 0.1  # of the files of a run
 
@@ -89,10 +91,22 @@ def is_folder(uri: str | Path) -> bool:
 
 
 def make_folder(uri: str | Path) -> str:
-    """Creates the folder (object stores have none: nothing happens there) and returns its absolute uri."""
+    """Creates the folder (object stores have none: nothing happens there) and returns its absolute uri.
+
+    Raises:
+        OutputError: its bucket is not there.
+    """
+    need_bucket(uri)
     fs, path = resolve(uri)
-    fs.makedirs(path, exist_ok=True)
+    if not is_object_store(fs):
+        fs.makedirs(path, exist_ok=True)
     return _spell(fs, path)
+
+
+def need_bucket(uri: str | Path) -> None:
+    """Raises OutputError where ``uri`` names a bucket that is not there."""
+    if bucket := missing_bucket(*resolve(uri)):
+        raise OutputError(f"cannot write {uri}: there is no bucket {bucket}; make it first, or correct the name")
 
 
 def is_glob(uri: str | Path) -> bool:

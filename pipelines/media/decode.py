@@ -90,6 +90,7 @@ class DecodeConfig(Config):
     Attributes:
         videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: what its records
             are about.
+        allow: folders and URLs below which a manifest among them may name videos; none: anywhere.
         splits: of the data set; all by default.
         num_frames, size: the sampling plan.
         retry_failed: which failed rows are read again, see ``failures``: transient, all or none.
@@ -98,6 +99,7 @@ class DecodeConfig(Config):
 
     videos: str | tuple[str, ...]
     out: str
+    allow: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     num_frames: int = Field(default=8, ge=1)
     size: FrameSize = 64
@@ -274,7 +276,7 @@ def decoded(
 def _manifest(config: DecodeConfig) -> pa.Table:
     if isinstance(config.videos, str) and storage.is_folder(storage.join(config.videos, "unistg")):
         return data_set_clips(config.videos, config.splits)
-    return list_videos(config.videos)
+    return list_videos(config.videos, config.allow)
 
 
 def _fingerprints(manifest: pa.Table, plan: Plan) -> pa.Array:

@@ -11,6 +11,7 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
     s3://bucket/film.mp4,who opens the door?,600,900
 
 ``video`` is needed: relative to the manifest's folder, or a path or URL. ``begin_s``, ``end_s``: look only there.
+Where ``allow`` is given, what a row names outside of it is not looked at: its row says ``not_allowed``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -83,10 +86,13 @@ READ = ", ".join(Line.model_fields)
 MEANT = {"start": "begin_s", "start_s": "begin_s", "stop": "end_s", "query": "question"}  # what others call them
 
 
-def list_videos(videos: str | Sequence[str]) -> pa.Table:
+def list_videos(videos: str | Sequence[str], allow: Sequence[str] = ()) -> pa.Table:
     """Rows of ``SCHEMA`` for folders (searched below), globs, files, URLs and manifests, without repeats, by name.
 
     What a folder or a glob finds is chosen by extension; a file or URL that is named is taken as it is.
+
+    Args:
+        allow: folders and URLs below which manifests may name videos; none: anywhere.
 
     Raises:
         ConfigError: a local path is missing, there is no video in it, or a manifest names none.
@@ -95,7 +101,7 @@ def list_videos(videos: str | Sequence[str]) -> pa.Table:
     entries: list[Entry] = []
     for uri in [videos] if isinstance(videos, str) else videos:
         if is_rows(uri):
-            entries += _read_manifest(uri)
+            entries += _read_manifest(uri, allow)
         else:
             found |= _expand(uri)
     named = {entry.uri for entry in entries if not entry.error} - set(found)
@@ -180,7 +186,7 @@ def _columns(rows: Iterable[Row | str]) -> list[str]:
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
-def _read_manifest(uri: str) -> Iterator[Entry]:
+def _read_manifest(uri: str, allow: Sequence[str]) -> Iterator[Entry]:
     rows = read_rows(uri)
     if not any(isinstance(row, dict) and row.get("video") for row in rows):
         found = ", ".join(_columns(rows)) or "none"
@@ -195,13 +201,37 @@ def _read_manifest(uri: str) -> Iterator[Entry]:
                 raise ValueError("it names no video")
             if asks and not line.question:
                 raise ValueError("it asks no question")
-            place = storage.absolute(storage.join(folder, line.video))
-        except (ValueError, ImportError) as error:  # the second: of a store whose library is not installed
-            yield _broken(
-                f"{storage.absolute(uri)}#{number}", row, f"manifest: {storage.name(uri)} row {number}: {error}"
-            )
+            place = _place(storage.join(folder, line.video), allow)
+        except (ValueError, ImportError, OSError) as error:  # the last two: of a store, not installed or not reached
+            reason = "not_allowed" if isinstance(error, _NotAllowed) else "manifest"
+            told = f"{reason}: {storage.name(uri)} row {number}: {error}"
+            yield _broken(f"{storage.absolute(uri)}#{number}", row, told)
         else:
             yield Entry(place, line.begin_s, line.end_s, line.question)
+
+
+class _NotAllowed(ValueError):
+    pass
+
+
+def _place(uri: str, allow: Sequence[str]) -> str:
+    """``uri`` as ``storage.absolute`` spells it. Raises _NotAllowed: it is not below one of ``allow``."""
+    if allow and not any(is_below(uri, folder) for folder in allow):
+        raise _NotAllowed(f"{uri} is not below {' or '.join(allow)}; --allow PREFIX adds a place")
+    return storage.absolute(uri)
+
+
+def is_below(uri: str, folder: str) -> bool:
+    """Whether ``uri`` lies in ``folder``. Nothing outside is looked at, no server is asked: ``..`` counts as it is
+    written, then a local file's links are followed, which may lead out. A chain of file systems (``::``) is nowhere."""
+    if not storage.is_local(folder):
+        parts = unquote(uri).replace("\\", "/").split("/")
+        return uri.startswith(f"{folder.rstrip('/')}/") and ".." not in parts and "::" not in uri
+    if "://" in uri and not uri.startswith("file://"):
+        return False
+    path, root = Path(storage.absolute(uri)), Path(storage.absolute(folder))
+    as_written = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
+    return as_written and path.resolve().is_relative_to(root.resolve())
 
 
 def _found(uri: str) -> Entry:

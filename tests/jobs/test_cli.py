@@ -103,6 +103,18 @@ def test_missing_files(cli, tmp_path, model):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_name_cannot_steer_the_terminal(cli, tmp_path, model):
+    """Colours, a new title, a line of its own: all of it is shown, none obeyed."""
+    name = "clip\x1b]0;owned\x07\x1b[2J\x9b1A\nspacevllm: all is well.mp4"
+    asked = ("ground", "--model", model, "--question", "what?", "--out", tmp_path / "out")
+    outcome = cli(*asked, "--videos", tmp_path / name)
+    refused(outcome, r"clip\u001b]0;owned\u0007\u001b[2J\u009b1A")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.mp4").touch()
+    status, out, error = cli(*asked, "--videos", tmp_path / name, "--dry-run")
+    assert status == 0 and out.replace("\n", "").isprintable() and error == ""
+
+
 def test_broken_model_is_one_line(cli, tmp_path, model, data):
     broken = tmp_path / "model"
     broken.mkdir()

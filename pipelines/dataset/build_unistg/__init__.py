@@ -1,8 +1,9 @@
 """Annotations (JSON lines, one ``Instance`` row each) → shuffled Uni-STG Parquet shards, in bounded memory.
 
 Three passes on Ray, each a set of tasks that need no other: chunks of the files are checked and sorted, buckets of the
-order are put together, shards are cut. The order is that of a hash of seed and id: the same lines and seed give the
-same bytes, however many workers there were, whatever the order of the lines and the size of chunks and buckets.
+order are put together, shards are cut. Between the first two, many chunks are merged into few files. The order is that
+of a hash of seed and id: the same lines and seed give the same bytes, however many workers there were, whatever the
+order of the lines and the size of chunks and buckets.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run, TrackingConfig
 from pipelines.dataset.build_unistg.buckets import gather_removals, save_removals, sort_bucket
 from pipelines.dataset.build_unistg.chunks import Recipe, check_chunk, cut, find_files
+from pipelines.dataset.build_unistg.runs import Merges, merge_in_steps, merge_runs
 from pipelines.dataset.build_unistg.shards import write_dropped, write_manifest, write_shards
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
@@ -107,13 +109,13 @@ class _Build:
         total = sum(chunk.end - chunk.begin for chunk in self.chunks)
         num_buckets = max(1, -(-total // max(1, int(config.bucket_mb * MEBIBYTE))))
         versions = [(uri, storage.version(uri)) for uri in files]
-        key = instance_id(versions, lines.digest, config.seed, config.chunk_mb, num_buckets)
+        key = instance_id("runs", versions, lines.digest, config.seed, config.chunk_mb, num_buckets)
         self.recipe = Recipe(storage.join(config.out, ".build", key), config.seed, num_buckets)
 
     def run(self) -> Summary:
         facts = self._check()
         save_removals(self.recipe, gather_removals(facts, self.config.leaks == "remove"))
-        buckets = self._sort()
+        buckets = self._sort(self._merge())
         shards = self._write([bucket["rows"] for bucket in buckets])
         lines = [chunk["lines"] for chunk in facts]
         reasons = write_dropped(self.config.out, self.chunks, lines, len(buckets), self.recipe)
@@ -136,11 +138,25 @@ class _Build:
                 progress.advance(facts["records"] + facts["dropped"], facts["dropped"])
         return _in_order(done, len(chunks))
 
-    def _sort(self) -> Facts:
-        def sort(number: int) -> dict[str, Any]:
-            return sort_bucket(number, count, splits, recipe)
+    def _merge(self) -> list[str]:
+        """Names of the runs in which all records are, few enough to be read by every bucket."""
 
-        count, splits, recipe = len(self.chunks), self.splits, self.recipe
+        def do(merges: Merges) -> None:
+            def merge(number: int) -> dict[str, Any]:
+                runs, merged = merges[number]
+                merge_runs([storage.join(spill, run) for run in runs], storage.join(spill, merged), num_buckets)
+                return {}
+
+            list(self._tasks(merge, len(merges)))
+
+        spill, _, num_buckets = self.recipe
+        return merge_in_steps([f"chunk-{chunk.number:06d}.arrow" for chunk in self.chunks], "run", do)
+
+    def _sort(self, runs: list[str]) -> Facts:
+        def sort(number: int) -> dict[str, Any]:
+            return sort_bucket(number, runs, splits, recipe)
+
+        splits, recipe = self.splits, self.recipe
         return _in_order(list(self._tasks(sort, recipe.num_buckets)), recipe.num_buckets)
 
     def _write(self, counts: list[list[int]]) -> dict[str, int]:

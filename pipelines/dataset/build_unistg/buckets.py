@@ -1,4 +1,4 @@
-"""Second pass: every chunk's records of one bucket → that bucket, sorted, each record once.
+"""Second pass: the records of one bucket in every run → that bucket, sorted, each record once.
 
 A bucket leaves::
 
@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core import storage
-from pipelines.dataset.build_unistg.chunks import CHECKED, Recipe, read_batch, write_batches
+from pipelines.dataset.build_unistg.chunks import CHECKED, Recipe
+from pipelines.dataset.build_unistg.runs import read_bucket, write_batches
 from spacevllm.data.instance import SCHEMA
 from spacevllm.data.leakage import TRAIN
 
 MEDIA = pa.schema([("split", pa.string()), ("media", pa.string()), ("media_type", pa.string())])
-MEDIA_ROWS = 4096  # read at a time, of every bucket at once
+MEDIA_ROWS = 4096  # read at a time, of every file that is merged
 REPEATED = "an id that occurs before"
 SISTER = "the same clip with the same sentence comes from a sister data set"
 TESTED = "a training record about what a held-out split tests"
@@ -66,10 +67,10 @@ def load_removals(recipe: Recipe) -> Removals:
     return Removals(saved["held"], frozenset(saved["twins"].tolist()))
 
 
-def sort_bucket(number: int, num_chunks: int, splits: list[str], recipe: Recipe) -> dict[str, Any]:
+def sort_bucket(number: int, runs: list[str], splits: list[str], recipe: Recipe) -> dict[str, Any]:
     """Does one bucket; returns its counts."""
-    chunks = [storage.join(recipe.spill, f"chunk-{chunk:06d}.arrow") for chunk in range(num_chunks)]
-    records = pa.concat_tables([CHECKED.empty_table(), *(read_batch(uri, number) for uri in chunks)])
+    parts = [read_bucket(storage.join(recipe.spill, run), number, recipe.num_buckets) for run in runs]
+    records = pa.concat_tables([CHECKED.empty_table(), *parts])
     keys = ("order", "split", "file", "begin", "index")
     records = records.sort_by([(key, "ascending") for key in keys])
     reasons = _reasons(records, load_removals(recipe))

@@ -3,7 +3,7 @@
 A record's place is a hash of seed and id. Its first bits choose one of ``num_buckets`` buckets, so buckets are equally
 full, whatever the ids are, and each can be finished without the others. A chunk leaves::
 
-    chunk-000007.arrow    one record batch a bucket, rows of ``CHECKED``
+    chunk-000007.arrow    a run (see ``runs``) of rows of ``CHECKED``
     chunk-000007.jsonl    its dropped lines
     chunk-000007.json     its facts; written last: with it the chunk is done
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core import storage
+from pipelines.dataset.build_unistg.runs import write_run
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import SCHEMA, Instance, instance_id
 from spacevllm.data.leakage import TRAIN, preference, tested_thing, twin
@@ -101,7 +101,7 @@ def check_chunk(chunk: Chunk, recipe: Recipe) -> dict[str, Any]:
         dropped += [_drop(chunk, row) for row in table.filter(pc.invert(good)).to_pylist()]
         tables.append(table.filter(good))
     records = pa.concat_tables(tables) if tables else CHECKED.empty_table()
-    write_batches(f"{base}.arrow", _by_bucket(records, recipe.num_buckets))
+    write_run(f"{base}.arrow", records, recipe.num_buckets)
     storage.write_text(f"{base}.jsonl", "".join(json.dumps(row) + "\n" for row in dropped))
     facts = {"number": chunk.number, "lines": count, "records": records.num_rows, "dropped": len(dropped)}
     facts |= _relations(records)
@@ -119,28 +119,6 @@ def check_lines(chunk: Chunk, lines: list[tuple[int, bytes]], recipe: Recipe) ->
         table = pa.Table.from_pylist([_check_types(row) for row in rows], schema=CHECKED)
     reasons = pc.coalesce(table["dropped"], _box_reasons(table))
     return table.set_column(CHECKED.get_field_index("dropped"), "dropped", reasons)
-
-
-def write_batches(uri: str, tables: list[pa.Table]) -> None:
-    """An Arrow file with one record batch for each table, empty ones too."""
-    with storage.open_write(uri) as file, pa.ipc.new_file(file, tables[0].schema) as writer:
-        for table in tables:
-            batches = table.combine_chunks().to_batches()
-            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
-
-
-def read_batch(uri: str, number: int) -> pa.Table:
-    """One of them; the others are not read."""
-    with storage.open_read(uri) as file:
-        return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(number)])
-
-
-def read_batches(uri: str) -> Iterator[pa.Table]:
-    """All of them in order, one in memory at a time."""
-    with storage.open_read(uri) as file:
-        count = pa.ipc.open_file(file).num_record_batches
-    for number in range(count):
-        yield read_batch(uri, number)
 
 
 def _batches(chunk: Chunk) -> Iterator[list[tuple[int, bytes]]]:
@@ -219,15 +197,6 @@ def _text(value: object) -> str | None:
 
 def _drop(chunk: Chunk, row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("file", "begin", "index", "split")} | {"key": row["id"], "reason": row["dropped"]}
-
-
-def _by_bucket(records: pa.Table, num_buckets: int) -> list[pa.Table]:
-    """The records of each bucket; bucket b holds the b-th of ``num_buckets`` equal parts of the order."""
-    first = [int(order[:8], 16) * num_buckets >> 32 for order in records["order"].to_pylist()]
-    buckets = np.array(first, np.int64)
-    ordered = np.argsort(buckets, kind="stable")
-    borders = np.searchsorted(buckets[ordered], np.arange(num_buckets + 1))
-    return [records.take(pa.array(ordered[a:b])) for a, b in pairwise(borders)]
 
 
 def _relations(records: pa.Table) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core import storage
-from pipelines.dataset.build_unistg.buckets import MEDIA
-from pipelines.dataset.build_unistg.chunks import Chunk, Recipe, read_batch, read_batches
+from pipelines.dataset.build_unistg.buckets import MEDIA, MEDIA_ROWS
+from pipelines.dataset.build_unistg.chunks import Chunk, Recipe
+from pipelines.dataset.build_unistg.runs import Merges, merge_in_steps, read_batch, read_batches, write_batches
 from spacevllm.data.instance import instance_id
 
 MANIFEST = pa.schema([("id", pa.string()), *MEDIA])
@@ -53,18 +54,32 @@ def _rows(begin: int, end: int, ends: list[int], bucket: int, split: int, recipe
 
 
 def write_manifest(out: str, num_buckets: int, recipe: Recipe) -> dict[str, int]:
-    """OUT/manifest.parquet: id, split, media, media_type of every medium, sorted by split and name, in one pass with a
-    few thousand rows of each bucket in memory. Returns how many each split has."""
-    runs = [_media_run(storage.join(recipe.spill, f"bucket-{b:04d}.media")) for b in range(num_buckets)]
-    unique = (row for row, _ in groupby(heapq.merge(*runs)))
+    """OUT/manifest.parquet: id, split, media, media_type of every medium, sorted by split and name, with a few thousand
+    rows of few files in memory. Returns how many each split has."""
+
+    def merge(merges: Merges) -> None:
+        for files, merged in merges:
+            rows = map(_media_table, _batched(_unique_media(files), MEDIA_ROWS))
+            write_batches(merged, chain([MEDIA.empty_table()], rows))  # the first has the schema, if none follows
+
+    spilled = [storage.join(recipe.spill, f"bucket-{bucket:04d}.media") for bucket in range(num_buckets)]
+    files = merge_in_steps(spilled, storage.join(recipe.spill, "media"), merge)
     counts: Counter[str] = Counter()
     manifest = storage.join(out, "manifest.parquet")
     with storage.open_write(manifest) as file, pq.ParquetWriter(file, MANIFEST, compression="zstd") as writer:
-        for rows in _batched(unique, MANIFEST_ROWS):
+        for rows in _batched(_unique_media(files), MANIFEST_ROWS):
             ids = [instance_id(media) for _, media, _ in rows]
             writer.write_table(pa.table([ids, *map(list, zip(*rows, strict=True))], schema=MANIFEST))
             counts.update(split for split, _, _ in rows)
     return dict(counts)
+
+
+def _unique_media(files: list[str]) -> Iterator[tuple[str, str, str]]:
+    return (row for row, _ in groupby(heapq.merge(*map(_media_run, files))))
+
+
+def _media_table(rows: list[tuple[str, str, str]]) -> pa.Table:
+    return pa.table(list(map(list, zip(*rows, strict=True))), schema=MEDIA)
 
 
 def _media_run(uri: str) -> Iterator[tuple[str, str, str]]:
@@ -99,8 +114,10 @@ def write_dropped(out: str, chunks: list[Chunk], lines: list[int], num_buckets: 
         before[chunk.file, chunk.begin] = already
         already += count
     names = {chunk.file: chunk.uri for chunk in chunks}
-    of_chunks = chain.from_iterable(_dropped_run(recipe, f"chunk-{chunk.number:06d}") for chunk in chunks)  # in order
-    runs = [of_chunks, *(_dropped_run(recipe, f"bucket-{number:04d}") for number in range(num_buckets))]
+    spilled = [storage.join(recipe.spill, f"bucket-{number:04d}.jsonl") for number in range(num_buckets)]
+    files = merge_in_steps(spilled, storage.join(recipe.spill, "dropped"), _merge_dropped)
+    of_chunks = [storage.join(recipe.spill, f"chunk-{chunk.number:06d}.jsonl") for chunk in chunks]  # in order
+    runs = [chain.from_iterable(map(_dropped_run, of_chunks)), *map(_dropped_run, files)]
     reasons: Counter[str] = Counter()
     uri = storage.join(out, "dropped.jsonl")
     others = _converters_rows(uri)
@@ -123,7 +140,14 @@ def _converters_rows(uri: str) -> Iterator[bytes]:
                 yield line + b"\n"
 
 
-def _dropped_run(recipe: Recipe, name: str) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
-    for line in storage.read_lines(storage.join(recipe.spill, f"{name}.jsonl")):
+def _merge_dropped(merges: Merges) -> None:
+    for files, merged in merges:
+        with storage.open_write(merged) as file:
+            for _, row in heapq.merge(*map(_dropped_run, files), key=lambda item: item[0]):
+                file.write(json.dumps(row).encode() + b"\n")
+
+
+def _dropped_run(uri: str) -> Iterator[tuple[tuple[int, int, int], dict[str, Any]]]:
+    for line in storage.read_lines(uri):
         row = json.loads(line)
         yield (row["file"], row["begin"], row["index"]), row

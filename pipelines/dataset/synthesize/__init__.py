@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from sys import intern
 
 import pyarrow as pa
 
@@ -55,17 +56,19 @@ def run(config: SynthesizeConfig) -> Summary:
     captions, unreadable = read_captions(config.data, config.splits)
     with locks.exclusive(config.out), open_stage("synthesize", config, config.out, config.tracking) as stage:
         started = time.monotonic()
+        work = caption_work(captions, config)
+        del captions  # the table is a quarter of it
         with ray_session(config.ray):
-            outcomes = _run_stages(config, captions, stage)
-        _write_records(config.out, {caption.id for caption in captions})
-        stages = funnel(len(captions), ((name, reason) for name, reason in outcomes.values() if reason))
+            outcomes = _run_stages(config, work, stage)
+        _write_records(config.out, outcomes.keys())
+        stages = funnel(len(outcomes), ((name, reason) for name, reason in outcomes.values() if reason))
         _write_funnel(config.out, stages, stage)
         errors = Counter(reason for _, reason in outcomes.values() if reason)
         summary = {
             "stage": "synthesize",
-            "in": len(captions),
+            "in": len(outcomes),
             "ok": stages[-1].kept,
-            "failed": len(captions) - stages[-1].kept,
+            "failed": len(outcomes) - stages[-1].kept,
             "errors": dict(errors.most_common()),
             "removed": round(removed(stages), 4),
             "unreadable": unreadable,
@@ -134,10 +137,9 @@ def check_models(config: SynthesisOptions) -> None:
         raise ConfigError(f"annotator.world {world}: holds no moving_shapes.yaml; `spacevllm moving-shapes` writes one")
 
 
-def _run_stages(config: SynthesizeConfig, captions: list[Caption], stage: Run) -> dict[str, tuple[str, str]]:
+def _run_stages(config: SynthesizeConfig, work: pa.Table, stage: Run) -> dict[str, tuple[str, str]]:
     """Caption id → (the last stage that saw it, reason or ``""``)."""
     stages = storage.join(config.out, "stages")
-    work = caption_work(iter(captions), config)
     outcomes: dict[str, tuple[str, str]] = {}
     for name in STAGES:
         if name == "annotator":
@@ -168,10 +170,10 @@ def _run_stage(name: str, work: pa.Table, config: SynthesizeConfig, results: Res
 
 def _outcomes(table: pa.Table) -> dict[str, str]:
     """Sample id → reason why it went, ``""`` if it did not."""
-    return {row.id: "" if row.status == "ok" else row.error.partition(":")[0] for row in key_rows(table)}
+    return {row.id: "" if row.status == "ok" else intern(row.error.partition(":")[0]) for row in key_rows(table)}
 
 
-def _write_records(out: str, wanted: set[str]) -> None:
+def _write_records(out: str, wanted: Set[str]) -> None:
     """OUT/annotations/<split>.jsonl, a line for each sample that passed every stage."""
     folder = storage.join(out, "annotations")
     for old in storage.find(folder):
@@ -184,13 +186,13 @@ def _write_records(out: str, wanted: set[str]) -> None:
                 file.write("".join(lines[name] + "\n" for name in names).encode())
 
 
-def _records(out: str, wanted: set[str]) -> dict[str, list[tuple[str, list[str]]]]:
+def _records(out: str, wanted: Set[str]) -> dict[str, list[tuple[str, list[str]]]]:
     """Split → for each part file the samples there that passed the filter of those that passed the refiner now."""
     refined = {row["id"] for row, _ in Results(storage.join(out, "stages", "refiner")).rows(["id", "status"])
                if row["status"] == "ok"}  # fmt: skip
     found: dict[str, dict[str, list[str]]] = {}
     for row, uri in Results(storage.join(out, "stages", "filter")).rows(["id", "status", "split"]):
-        if row["status"] == "ok" and row["id"] in wanted & refined:
+        if row["status"] == "ok" and row["id"] in refined and row["id"] in wanted:
             found.setdefault(row["split"], {}).setdefault(uri, []).append(row["id"])
     return {split: sorted(parts.items()) for split, parts in found.items()}
 

@@ -80,7 +80,8 @@ class SynthesisOptions(Config):
     Attributes:
         splits: of the captions; none: all.
         continuity: price of a jump when boxes are linked, see ``spacevllm.data.synthesis.linking``.
-        block_rows: samples that travel together; what a killed run redoes at most, for each actor.
+        block_rows: samples that travel together; what a killed run redoes at most, for each actor (of an endpoint's
+            analyzer some blocks more: twice its ``concurrency`` in samples).
         retry_failed: also do again what was rejected or failed before.
     """
 

@@ -6,10 +6,12 @@ hands on. So another prompt that names the same subject does not look for it aga
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.core import storage
 from pipelines.core.landing import landed, writing, written
@@ -20,37 +22,40 @@ from pipelines.dataset.synthesize.workers import Analyzer, AnnotatorWorker, Filt
 from spacevllm.data.instance import instance_id
 from spacevllm.data.synthesis.sample import Caption
 
+ROWS_AT_ONCE = 4096  # as Python objects
 
-def caption_work(captions: Iterator[Caption], config: SynthesizeConfig) -> pa.Table:
+
+def caption_work(captions: Iterable[Caption], config: SynthesizeConfig) -> pa.Table:
     """``WORK`` rows of the analyzer."""
     same = config.analyzer.model_dump_json(include={"kind", "url", "model", "max_new_tokens"})
-    rows = [vars(caption) | {"fingerprint": instance_id(same, caption.text)} for caption in captions]
-    return pa.Table.from_pylist(rows, schema=WORK)
+    return _table(vars(caption) | {"fingerprint": instance_id(same, caption.text)} for caption in captions)
 
 
 def annotator_work(stages: str, work: pa.Table, config: SynthesizeConfig) -> pa.Table:
     """``WORK`` rows of the annotator: the captions that name something, each with its main subject."""
     same = config.annotator.model_dump_json(exclude={"device", "num_actors", "num_gpus", "timeout_s", "memory_mb"})
     subjects = {row["id"]: row["objects"][0] for row, _ in _ok_rows(stages, "analyzer", work, ["objects"])}
-    versions: dict[str, str] = {}
-    rows = []
-    for row in work.to_pylist():
-        if row["id"] in subjects:
-            version = versions.setdefault(row["media"], storage.version(row["media"]))
-            made_of = (same, row["media"], version, row["begin_s"], row["end_s"], row["text"], subjects[row["id"]])
-            rows.append(row | {"subject": subjects[row["id"]], "fingerprint": instance_id(*made_of)})
-    return pa.Table.from_pylist(rows, schema=WORK)
+    work = work.filter(pc.is_in(work["id"], pa.array(list(subjects), pa.string())))
+    versions = storage.versions(work["media"].to_pylist())
+
+    def finish(row: Row) -> Row:
+        version, subject = versions[row["media"]], subjects[row["id"]]
+        made_of = (same, row["media"], version, row["begin_s"], row["end_s"], row["text"], subject)
+        return row | {"subject": subject, "fingerprint": instance_id(*made_of)}
+
+    return _table(map(finish, _rows(work)))
 
 
 def next_work(stages: str, stage: str, work: pa.Table, settings: object) -> pa.Table:
     """``WORK`` rows of the stage behind ``stage``: what is ok there, with the file that holds it."""
     kept = {row["id"]: (row["fingerprint"], uri) for row, uri in _ok_rows(stages, stage, work, [])}
-    rows = [
-        row | {"fingerprint": instance_id(settings, kept[row["id"]][0]), "part": kept[row["id"]][1]}
-        for row in work.to_pylist()
-        if row["id"] in kept
-    ]
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: (row["part"], row["id"])), schema=WORK)
+
+    def finish(row: Row) -> Row:
+        fingerprint, uri = kept[row["id"]]
+        return row | {"fingerprint": instance_id(settings, fingerprint), "part": uri}
+
+    rows = _table(finish(row) for row in _rows(work) if row["id"] in kept)
+    return rows.sort_by([("part", "ascending"), ("id", "ascending")])
 
 
 def run_worker(
@@ -67,10 +72,13 @@ def run_worker(
         settings = config.analyzer if stage == "analyzer" else config.annotator
         room = int(ray.cluster_resources().get("CPU", 1))
         actors = max(1, min(settings.num_actors, len(cuts), room))
+        at_once = _blocks_at_once(config) if stage == "analyzer" else 1
         rows = blocks.map_batches(
             writing(Analyzer if stage == "analyzer" else AnnotatorWorker, results),
             fn_constructor_args=(settings,),
-            compute=ActorPoolStrategy(min_size=actors, max_size=actors),
+            compute=ActorPoolStrategy(
+                size=actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1
+            ),
             num_cpus=1,
             num_gpus=settings.num_gpus,
             **options,
@@ -78,6 +86,26 @@ def run_worker(
         return landed(rows, results, replacing)
     function = Refiner(config.continuity, config.refiner) if stage == "refiner" else Filter(config.filter)
     return written(blocks.map_batches(function.__call__, num_cpus=1, **options), results, replacing)
+
+
+def _blocks_at_once(config: SynthesizeConfig) -> int:
+    """In one analyzer: enough that it has ``concurrency`` requests to make while some blocks wait for a late answer."""
+    if config.analyzer.kind != "endpoint":
+        return 1
+    return 2 - (-2 * config.analyzer.concurrency // config.block_rows)
+
+
+def _rows(work: pa.Table) -> Iterator[Row]:
+    for batch in work.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def _table(rows: Iterable[Row]) -> pa.Table:
+    """``WORK`` rows, some at a time: as Python objects they take many times their size."""
+    rest, tables = iter(rows), [WORK.empty_table()]
+    while some := list(islice(rest, ROWS_AT_ONCE)):
+        tables.append(pa.Table.from_pylist(some, schema=WORK))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _ok_rows(stages: str, stage: str, work: pa.Table, columns: list[str]) -> Iterator[tuple[Row, str]]:

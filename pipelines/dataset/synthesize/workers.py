@@ -47,15 +47,15 @@ def open_annotator(config: AnnotatorConfig) -> Annotator:
 
 
 class Analyzer:
-    """Captions → their things. Requests to an endpoint run side by side; a local model takes them in turn."""
+    """Captions → their things. Requests to an endpoint run side by side, those of several blocks too: one answer that
+    is late holds up its own block alone. A local model takes captions in turn."""
 
     def __init__(self, config: AnalyzerConfig) -> None:
         self.config, self.chat = config, open_chat(config)
+        self.pool = ThreadPoolExecutor(config.concurrency if config.kind == "endpoint" else 1)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        threads = self.config.concurrency if self.config.kind == "endpoint" else 1
-        with ThreadPoolExecutor(threads) as pool:
-            rows = list(pool.map(self._analyze, (table.slice(i, 1) for i in range(table.num_rows))))
+        rows = self.pool.map(self._analyze, [table.slice(i, 1) for i in range(table.num_rows)])
         return pa.concat_tables(rows)
 
     def _analyze(self, row: pa.Table) -> pa.Table:

@@ -8,9 +8,11 @@ does not save the frame rate: give ``--fps``. Not read: other shapes than boxes,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from pydantic import ConfigDict, Field
 
@@ -50,6 +52,7 @@ def read(files: SourceFiles) -> Iterator[Instance | Dropped]:
 
 def _tracks(path: Path) -> Iterator[Track]:
     clip = None
+    _refuse_doctype(path)
     try:
         for _, element in ElementTree.iterparse(path):
             if element.tag == "meta":
@@ -63,6 +66,23 @@ def _tracks(path: Path) -> Iterator[Track]:
         raise ConfigError(f"{path} is no XML: {error}") from None
     if clip is None:
         raise ConfigError(f"{path} has no meta: export as CVAT for video 1.1")
+
+
+def _refuse_doctype(path: Path) -> None:
+    """CVAT writes none; with one, entities could make a small file fill the memory."""
+
+    def refuse(*_: object) -> None:
+        raise ConfigError(f"{path} has a DOCTYPE, CVAT's exports have none: delete it")
+
+    def begin(*_: object) -> None:
+        begun.append(True)  # a document type stands before the first element
+
+    begun: list[bool] = []
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler = refuse, begin
+    with path.open("rb") as file, suppress(expat.ExpatError):  # no XML: whoever reads it says so
+        while not begun and (some := file.read(1 << 12)):
+            parser.Parse(some)
 
 
 def _clip(path: Path, meta: ElementTree.Element) -> Clip:

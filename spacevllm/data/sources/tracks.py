@@ -39,6 +39,7 @@ from spacevllm.data.sources.base import (
     is_absolute,
     video,
 )
+from spacevllm.text import from_cell
 
 FPS_NEEDED = "frames per second are not known: give --fps"
 
@@ -207,7 +208,7 @@ def _lines(path: Path) -> Iterator[tuple[int, _Line | str]]:
 
 def _line(row: dict[str | Any, str | Any]) -> _Line | str:
     try:
-        return _Line.model_validate({name: cell for name, cell in row.items() if isinstance(name, str) and cell})
+        return _Line.model_validate({name: from_cell(c) for name, c in row.items() if isinstance(name, str) and c})
     except ValueError as error:
         return explain(error)
 

@@ -34,7 +34,10 @@ class EndpointChat:
             raise ConfigError(f"analyzer.key_variable: the environment variable {key_variable} is not set")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url, self.model = f"{url.rstrip('/')}/chat/completions", model
-        self.client = httpx.Client(timeout=timeout_s, headers=headers)
+        limits = httpx.Limits(
+            max_connections=None
+        )  # whoever asks says how many at once; a hundred would make others wait
+        self.client = httpx.Client(timeout=timeout_s, headers=headers, limits=limits)
 
     def __call__(self, messages: Sequence[Message]) -> str:
         """The answer's text. Raises ChatUnavailable: no connection, time-out, error status, or another form."""

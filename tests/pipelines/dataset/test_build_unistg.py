@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +172,24 @@ def test_the_same_bytes_whatever_the_parallelism_and_the_sizes(changes, tmp_path
         results.append(({name: (out / name).read_bytes() for name in names}, summary | {"seconds": 0}))
         assert not (out / ".build").exists()
     assert results[0] == results[1] and len(results[0][0]) == 9 + 2 + 2
+
+
+@pytest.mark.slow
+def test_thousands_of_buckets_with_few_files_open(tmp_path, ray_cluster):
+    """2,000 buckets of more chunks than are merged at once, with 128 open files allowed: the bytes of one bucket. How
+    often files are opened grows with chunks + buckets, not with their product."""
+    rows = [record(i, media=f"media/{i % 700}.mp4") for i in range(2000)]
+    write_lines(tmp_path, "train", [*rows[:900], "{", *rows[900:], *(record(i) for i in range(0, 2000, 10))])
+    build(tmp_path, out=str(tmp_path / "one"), rows_per_shard=500)
+    size = storage.size(tmp_path / "annotations/train.jsonl") / 2**20
+    command = [sys.executable, Path(__file__).parent / "few_open_files.py", tmp_path, tmp_path / "many"]
+    ran = subprocess.run([*command, str(size / 70), str(size / 2000)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    chunks, buckets, opened = map(int, ran.stdout.split())
+    assert chunks >= 70 and buckets >= 2000 and opened < 40_000
+    assert shards(tmp_path / "many") == shards(tmp_path / "one")
+    for name in ("manifest.parquet", "dropped.jsonl"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path, ray_cluster, monkeypatch):

@@ -93,6 +93,18 @@ def test_every_caption_becomes_a_record_or_keeps_its_reason(world, tmp_path, ray
     assert stage_files(tmp_path, "annotator") == before["annotator"]
 
 
+def test_one_slow_answer_holds_up_no_other(world, tmp_path, ray_cluster):
+    """The first is answered when all others have been asked, of many blocks, with as many requests at once as a block
+    has captions."""
+    count = len(read_captions(str(world))[0])
+    assert count > 10
+    with chat_server([("after", count)]) as (url, requests):
+        analyzer = {"kind": "endpoint", "url": url, "model": "any", "concurrency": 2, "attempts": 1, "timeout_s": 120}
+        summary = run(settings(world, tmp_path, analyzer=analyzer, block_rows=2))
+    assert len(requests) == summary["in"] == count and "no_answer" not in summary["errors"]
+    assert len(stage_files(tmp_path, "analyzer")) == -(-count // 2)
+
+
 @pytest.mark.slow
 def test_real_models_and_an_endpoint_that_fails_now_and_then(world, tmp_path, ray_cluster):
     dino = save_tiny_dino(tmp_path / "dino")

@@ -73,6 +73,7 @@ def test_a_row_that_is_wrong_costs_itself_and_says_why(archive):
         '{"video": "clip0.mp4", "question": "q", "end_s": NaN}': "end_s: Input should be a finite number",
         '{"video": 7, "question": "q"}': "video: Input should be a valid string",
         '{"video": "htp://host/clip.mp4", "question": "q"}': "Protocol not known: htp",
+        '{"video": "zip://a.mp4::/nowhere/x.zip", "question": "q"}': "No such file or directory",
         '{"video": ': "is no JSON",
         "[]": "is no object",
     }
@@ -83,6 +84,35 @@ def test_a_row_that_is_wrong_costs_itself_and_says_why(archive):
         assert rows[str(number)]["error"].startswith(f"manifest: m.jsonl row {number}: ")
         assert reason in rows[str(number)]["error"]
     assert sum(len(asked) for _, asked in pairs(archive / "m.jsonl")) == 1 + len(bad)  # each has its row in the output
+
+
+def test_a_manifest_names_only_what_is_allowed(archive, tmp_path):
+    """Where a row may not look, nothing tells it whether something is there."""
+    allowed, secret = archive, tmp_path / "archive-secret"
+    secret.mkdir()
+    (secret / "s.mp4").write_bytes(b"x")
+    (allowed / "link.mp4").symlink_to(secret / "s.mp4")
+    (secret / "deep").mkdir()
+    (allowed / "folder").symlink_to(secret / "deep")
+    (allowed / "beside.mp4").symlink_to(allowed / "clip1.mp4")
+    inside = [
+        "clip0.mp4", "beside.mp4", "gone.mp4", "./x/../clip2.mp4", f"file://{allowed}/clip3.mp4", "http://127.0.0.1:9/b.mp4",
+    ]  # fmt: skip
+    outside = [
+        f"{secret}/s.mp4", f"{secret}/gone.mp4", "../archive-secret/no.mp4", "x/../../archive-secret/n.mp4", "link.mp4",
+        f"file://{secret}/t.mp4", "s3://team/ab.mp4", "s3://team/a/../c.mp4", "https://host/videos/%2e%2e/c.mp4",
+        "https://host@other/videos/c.mp4", "https://host/other/c.mp4", "zip://a.mp4::https://host/videos/a.zip",
+        "ftp://127.0.0.1:9/a.mp4", f"file://{allowed}/folder/../s.mp4", "https://host/videos/a.mp4::file:///etc/passwd",
+    ]  # fmt: skip
+    (allowed / "m.json").write_text(json.dumps([{"video": name, "question": "q"} for name in [*inside, *outside]]))
+    allow = [str(allowed), "s3://team/a", "https://host/videos/", "http://127.0.0.1:9"]
+    found = list_videos(str(allowed / "m.json"), allow).to_pylist()
+    errors = {row["uri"]: row["error"] for row in found if row["error"]}
+    assert set(errors) == {f"{allowed}/m.json#{n}" for n in range(len(inside) + 1, len(inside) + len(outside) + 1)}
+    for error in errors.values():
+        assert error.startswith("not_allowed: m.json row ") and "--allow PREFIX" in error
+    assert all(row["version"] == row["error"] for row in found if row["error"])  # none was looked at
+    assert len(found) == len(inside) + len(outside)
 
 
 def test_a_row_with_too_many_cells_is_wrong(archive):

@@ -14,9 +14,11 @@ from spacevllm.data.moving_shapes.oracle import name_subject
 def chat_server(plan=()):
     """Gives (url, requests). ``plan`` says how the first requests are answered, the others get the right answer:
 
-    a number: that status · ``"hang"``: no answer while the server is up · other text: that text as the model's words.
+    a number: that status · ``"hang"``: no answer while the server is up · ``("after", n)``: the right answer, when n
+    requests have come · other text: that text as the model's words.
     """
     requests, over, lock = [], threading.Event(), threading.Lock()
+    came = threading.Condition(lock)
     steps = list(plan)
 
     class Handler(BaseHTTPRequestHandler):
@@ -25,6 +27,10 @@ def chat_server(plan=()):
             with lock:
                 requests.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
                 step = steps.pop(0) if steps else None
+                came.notify_all()
+                if isinstance(step, tuple):
+                    came.wait_for(lambda: len(requests) >= step[1])
+                    step = None
             if step == "hang":
                 over.wait()
                 return

@@ -40,6 +40,17 @@ def test_no_cvat_for_video(tmp_path, text):
         list(read("cvat", SourceFiles(tmp_path / "annotations.xml", "train")))
 
 
+def test_cvat_with_entities_is_refused_before_they_are_read(tmp_path):
+    """70 kB of them would be 7 MB of text, and more by the square."""
+    CVAT.write(tmp_path, [cvat_track(4, "&a;" * 1000)])
+    [path] = tmp_path.rglob("*.xml")
+    doctype = f"<!DOCTYPE annotations [<!ENTITY a '{'x' * 1000}'>]>"
+    text = path.read_text().replace("<annotations>", f"{doctype}<annotations>", 1)
+    path.write_text(text.replace("&amp;a;", "&a;"))
+    with pytest.raises(ConfigError, match="has a DOCTYPE"):
+        list(read("cvat", SourceFiles(path, "train")))
+
+
 def test_coco_per_track(tmp_path):
     rows = [put("caption", "the person who sits down")(COCO_VIDEO.rows[0]), COCO_VIDEO.rows[1]]
     first, second = read("coco_video", COCO_VIDEO.write(tmp_path, rows))
