@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +23,12 @@ from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 LOCK = ".lock"
+_BLOCK = 16 << 20
 LOOK_UPS = 16  # at once, of files in a store that takes its time
 
 
@@ -43,6 +46,18 @@ def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
         local = LocalFileSystem()
         return local, local._strip_protocol(str(uri))
     return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
+
+
+def arrow(uri: str | Path) -> tuple[pa.fs.FileSystem | None, str]:
+    """``uri`` for libraries that take pyarrow's file systems, read with the credentials and settings that everything
+    else here is read with: the file system (None: the local one) and the path in it."""
+    fs, path = resolve(uri)
+    return None if isinstance(fs, LocalFileSystem) else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
+
+
+def beside(uri: str | Path, path: str) -> str:
+    """The uri of a ``path`` in the file system of ``uri``."""
+    return _spell(resolve(uri)[0], path)
 
 
 def is_local(uri: str | Path) -> bool:
@@ -73,11 +88,26 @@ def name(uri: str | Path) -> str:
 
 
 def copy_folder(source: str | Path, target: str | Path) -> None:
-    """Copies every file below ``source``, each whole or not at all."""
-    root = _spell(*resolve(source))
-    for uri in find(source):
-        with open_read(uri) as stream:
-            write_bytes(join(target, uri[len(root) :].lstrip("/")), stream.read())
+    """Copies every file below ``source``, each whole or not at all; none is held in memory.
+
+    Raises:
+        FileNotFoundError: there is nothing to copy. OutputError: it cannot be copied.
+    """
+    files = find(source) if is_folder(source) else {}
+    if not files:
+        raise FileNotFoundError(f"cannot copy {source}: it is no folder that holds files")
+    for uri in files:
+        _copy_file(uri, join(target, uri.removeprefix(absolute(source)).lstrip("/")))
+
+
+def _copy_file(source: str, target: str) -> None:
+    (fs, path), (other, place) = resolve(source), resolve(target)
+    with _writing(f"copy {source} to {target}"):
+        if fs is other and not isinstance(fs, LocalFileSystem):
+            fs.cp_file(path, place)  # the store does it: no byte comes here
+            return
+        with open_read(source) as reader, open_write(target) as writer:
+            shutil.copyfileobj(reader, writer, _BLOCK)
 
 
 def exists(uri: str | Path) -> bool:
@@ -186,14 +216,20 @@ def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
         OutputError: the disk is full, or the store refuses.
     """
     fs, path = resolve(uri)
-    try:
+    with _writing(f"write {uri}"):
         if not isinstance(fs, LocalFileSystem):
             fs.pipe_file(path, bytes(data))
             return
         with open_write(path) as file:
             file.write(data)
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OutputError(f"cannot write {uri}: {error.strerror or error}; then run the same command again") from error
+        raise OutputError(f"cannot {what}: {error.strerror or error}; then run the same command again") from error
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs
 import pytest
 from s3_server import SECRET, clean, s3_server
 
@@ -71,6 +73,33 @@ def test_a_file_written_piece_by_piece_is_there_whole_or_not_at_all(s3):
         file.write(b"one ")
         raise RuntimeError
     assert not storage.exists("s3://bucket/half.txt")
+
+
+def test_the_model_of_a_checkpoint_in_a_bucket_is_kept_beside_it(s3, tmp_path):
+    """The checkpoint as Ray Train makes and names it: copied by pyarrow, its path without a scheme."""
+    from ray.train import Checkpoint
+
+    from pipelines.train import MetricsHistory, keep_model
+
+    for file, data in {"state.pt": b"optimiser", "model/config.json": b"{}", "model/weights": b"w" * 5_000_000}.items():
+        storage.write_bytes(tmp_path / "local" / file, data)
+    filesystem, path = storage.arrow("s3://bucket/run/checkpoints/recipe/checkpoint_1")
+    pyarrow.fs.copy_files(str(tmp_path / "local"), path, destination_filesystem=filesystem)
+    checkpoint = pickle.loads(pickle.dumps(Checkpoint(path, filesystem)))  # it travels between processes
+    assert "://" not in checkpoint.path
+    storage.write_text("s3://bucket/run/model/calibration.json", "of earlier weights")
+    keep_model(checkpoint.path, "s3://bucket/run")
+    kept = [uri.removeprefix("s3://bucket/run/") for uri in storage.find("s3://bucket/run/model")]
+    assert kept == ["model/config.json", "model/weights"]
+    assert storage.open_read("s3://bucket/run/model/weights").read() == b"w" * 5_000_000
+    with checkpoint.as_directory() as folder:  # what a resumed worker does
+        assert Path(folder, "state.pt").read_bytes() == b"optimiser"
+    with pytest.raises(FileNotFoundError, match="cannot copy s3://bucket/run/none/model"):
+        keep_model("bucket/run/none", "s3://bucket/run")
+    for _ in range(2):  # the second goes on with the first one's file
+        history = MetricsHistory("s3://bucket/run/metrics.jsonl", "recipe")
+        history.add({"step": len(history.rows), "loss": 1.0})
+    assert [json.loads(line)["step"] for line in storage.read_lines("s3://bucket/run/metrics.jsonl")] == [0, 1]
 
 
 @pytest.mark.parametrize("s3", [{"slow_every": 3, "cut_every": 2}], indirect=True)

@@ -101,6 +101,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a"] and storage.read_text(tmp_path / "a") == "old"
 
 
+def test_a_folder_is_copied_whole_and_nothing_is_no_folder(root, tmp_path):
+    for name in ("a.bin", "below/b.bin"):
+        storage.write_bytes(storage.join(root, "from", name), name.encode())
+    for target in (storage.join(root, "to"), str(tmp_path / "to")):
+        storage.copy_folder(storage.join(root, "from/"), target)
+        assert storage.read_text(storage.join(target, "below/b.bin")) == "below/b.bin" and len(storage.find(target)) == 2
+    for nothing in ("none", "from/a.bin"):
+        with pytest.raises(FileNotFoundError, match="cannot copy .* no folder that holds files"):
+            storage.copy_folder(storage.join(root, nothing), storage.join(root, "other"))
+    assert storage.find(storage.join(root, "other")) == {}
+
+
 def test_version_changes_with_the_content(root):
     uri = storage.join(root, "a")
     assert storage.version(uri) == ""
