@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 LOCK = ".lock"
-_BLOCK = 16 << 20
+COPIES, _BLOCK = 4, 16 << 20  # files at once, bytes of each at once
 LOOK_UPS = 16  # at once, of files in a store that takes its time
 
 
@@ -96,8 +96,9 @@ def copy_folder(source: str | Path, target: str | Path) -> None:
     files = find(source) if is_folder(source) else {}
     if not files:
         raise FileNotFoundError(f"cannot copy {source}: it is no folder that holds files")
-    for uri in files:
-        _copy_file(uri, join(target, uri.removeprefix(absolute(source)).lstrip("/")))
+    root = absolute(source)
+    with ThreadPoolExecutor(COPIES) as pool:
+        list(pool.map(lambda uri: _copy_file(uri, join(target, uri.removeprefix(root).lstrip("/"))), files))
 
 
 def _copy_file(source: str, target: str) -> None:
@@ -139,7 +140,8 @@ def is_listable(uri: str | Path) -> bool:
 def find(uri: str | Path) -> dict[str, str]:
     """Every file under a folder, or that a glob matches, or the one file: absolute uri → version, sorted by uri.
 
-    Hidden files and folders below it (a name that starts with ``.``) and half-written files are left out.
+    Hidden files and folders below it (a name that starts with ``.``), half-written files and the empty objects that
+    stand for folders in some stores are left out.
     """
     fs, path = resolve(uri)
     root = path.rstrip("/")
@@ -153,7 +155,9 @@ def find(uri: str | Path) -> dict[str, str]:
     files = {
         _spell(fs, info["name"]): _version(info)
         for info in map(partial(_followed, fs), infos)
-        if info["type"] == "file" and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
+        if info["type"] == "file"
+        and not info["name"].endswith("/")
+        and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
     }
     return dict(sorted(files.items()))
 

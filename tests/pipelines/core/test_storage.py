@@ -106,9 +106,10 @@ def test_a_folder_is_copied_whole_and_nothing_is_no_folder(root, tmp_path):
         storage.write_bytes(storage.join(root, "from", name), name.encode())
     for target in (storage.join(root, "to"), str(tmp_path / "to")):
         storage.copy_folder(storage.join(root, "from/"), target)
-        assert storage.read_text(storage.join(target, "below/b.bin")) == "below/b.bin" and len(storage.find(target)) == 2
+        assert storage.read_text(storage.join(target, "below/b.bin")) == "below/b.bin"
+        assert len(storage.find(target)) == 2
     for nothing in ("none", "from/a.bin"):
-        with pytest.raises(FileNotFoundError, match="cannot copy .* no folder that holds files"):
+        with pytest.raises(FileNotFoundError, match=r"cannot copy .* no folder that holds files"):
             storage.copy_folder(storage.join(root, nothing), storage.join(root, "other"))
     assert storage.find(storage.join(root, "other")) == {}
 
