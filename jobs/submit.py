@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from jobs.common import finish
 from jobs.errors import BUG, INTERRUPTED, OK
+from pipelines.core.models import REGISTERED
 from spacevllm.config import ConfigError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def absolute_paths(arguments: list[str]) -> list[str]:
 
 
 def _absolute(option: str, value: str) -> str:
-    if "://" in value:
+    if "://" in value or value.startswith(REGISTERED):
         return value
     path = Path(value).absolute()
     travels = option in ("--config", "--questions") and path.is_relative_to(PROJECT)
