@@ -64,7 +64,7 @@ def _look_up(name: str, alias: str | None, version: str | None, store: str, regi
     from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
     client = MlflowClient(store, registry)
-    wanted = version or client.get_model_version_by_alias(name, alias).version
+    wanted = version or client.get_model_version_by_alias(name, alias or "").version
     place = str(client.get_model_version_download_uri(name, wanted))
     if place.startswith("runs:/"):
         place = RunsArtifactRepository.get_underlying_uri(place, store)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 MOST_WAITING = 10_000  # records' batches
 TRIES, BACK_OFF_S = 3, 1.0
@@ -54,8 +55,7 @@ class Outbox:
             self._ending = True
             self._changed.notify_all()
             while not self._is_idle():
-                sent = self._sent
-                if not self._changed.wait_for(lambda: self._sent > sent or self._is_idle(), PATIENCE_S):  # noqa: B023
+                if not self._changed.wait_for(partial(self._is_further, self._sent), PATIENCE_S):
                     self._give_up(f"nothing arrived for {PATIENCE_S:g} s")
             self._ending = False
 
@@ -65,6 +65,9 @@ class Outbox:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _is_further(self, sent: int) -> bool:
+        return self._sent > sent or self._is_idle()
 
     def _is_idle(self) -> bool:
         return self._given_up or not (self._waiting or self._sending)

@@ -29,6 +29,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 LOCK = ".lock"
 COPIES, _BLOCK = 4, 16 << 20  # files at once, bytes of each at once
+_UMASK = os.umask(0)  # can only be read by setting it, which threads must not do side by side
+os.umask(_UMASK)
 LOOK_UPS = 16  # at once, of files in a store that takes its time
 
 
@@ -249,7 +251,7 @@ def open_write(uri: str | Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
         if local:
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+            os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private
             os.replace(temporary, path)
         else:
             fs.put_file(temporary, path)
@@ -413,9 +415,3 @@ def _version(info: Mapping[str, Any]) -> str:
         return str(tag).strip('"')
     changed = info.get("mtime") or info.get("LastModified") or ""
     return f"{info.get('size')}-{changed}"
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

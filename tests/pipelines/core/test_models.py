@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 import standin
 from mlflow import MlflowClient
 from mlflow_server import mlflow_server
-from s3_server import s3_server
+from s3_server import s3_bucket
 
 from jobs.common import need_model
 from jobs.submit import absolute_paths
@@ -32,18 +31,11 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def s3(monkeypatch, cache, tiny_model):
+def s3(cache, tiny_model):
     """The tiny model in a bucket; gives the server's middleware."""
-    with s3_server() as (environment, app):
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        storage.resolve("s3://bucket")[0].mkdir("bucket")
+    with s3_bucket() as (_, app):
         storage.copy_folder(tiny_model, "s3://bucket/run/model")
         yield app
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture

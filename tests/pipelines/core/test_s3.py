@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.fs
 import pytest
-from s3_server import SECRET, clean, s3_server
+from s3_server import SECRET, clean, s3_bucket
 
 from pipelines.core import storage
 from pipelines.core.models import local_model
@@ -30,17 +28,10 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def s3(monkeypatch, request):
+def s3(request):
     """A bucket behind the server, in this process; gives the middleware."""
-    with s3_server(**getattr(request, "param", {})) as (environment, app):
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        storage.resolve("s3://bucket")[0].mkdir("bucket")
+    with s3_bucket(**getattr(request, "param", {})) as (_, app):
         yield app
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_prefix_a_glob_and_a_manifest_in_s3(s3, archive):
@@ -138,12 +129,8 @@ def spacevllm(environment, *arguments):
 
 
 @pytest.mark.slow
-def test_ground_reads_and_writes_a_bucket_that_fails_now_and_then(archive, tmp_path, tiny_model, monkeypatch):
-    with s3_server(slow_every=11, cut_every=5) as (environment, app):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        storage.resolve("s3://bucket")[0].mkdir("bucket")
+def test_ground_reads_and_writes_a_bucket_that_fails_now_and_then(archive, tmp_path, tiny_model):
+    with s3_bucket(slow_every=11, cut_every=5) as (environment, app):
         storage.copy_folder(archive, "s3://bucket/videos")
         storage.copy_folder(tiny_model, "s3://bucket/model")
         environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
@@ -180,7 +167,6 @@ def test_ground_reads_and_writes_a_bucket_that_fails_now_and_then(archive, tmp_p
         for text in [*written, *logs, done.stderr.encode(), done.stdout.encode(), again.stderr.encode()]:
             assert SECRET.encode() not in text
         assert json.loads(storage.read_text("s3://bucket/runs/out/exports/tubes.jsonl").splitlines()[0])["id"]
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.mark.slow
@@ -188,11 +174,7 @@ def test_train_leaves_its_model_in_a_bucket_and_goes_on_from_there(tmp_path, mon
     data = str(tmp_path / "data")
     write_data_set(data, num_videos=4, seed=1)
     build_unistg(BuildUnistgConfig(data=data, out=data, tracking=TrackingConfig(enabled=False)))
-    with s3_server() as (environment, _):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        storage.resolve("s3://bucket")[0].mkdir("bucket")
+    with s3_bucket() as (environment, _):
         command = ("train", "--config", "jobs/configs/debug.yaml", "--data", data, "--out", "s3://bucket/run")
         command += ("phases={stills: {sources: stills, steps: 3, batch_size: 2}}", "tracking.enabled=false")
         command += ("train.log_every=1", "train.checkpoint_every=2")
@@ -207,4 +189,3 @@ def test_train_leaves_its_model_in_a_bucket_and_goes_on_from_there(tmp_path, mon
         again = spacevllm(environment, *command)
         assert again.returncode == 0, again.stderr
         assert {uri: storage.open_read(uri).read() for uri in storage.find("s3://bucket/run/model")} == weights
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
