@@ -11,7 +11,7 @@ from functools import partial
 
 MOST_WAITING = 10_000  # records' batches
 TRIES, BACK_OFF_S = 3, 1.0
-PATIENCE_S = 10.0  # at the end, without anything arriving
+PATIENCE_S = 10.0
 GONE = 3  # failures one after the other, at the end
 
 Send = Callable[[], object]
@@ -28,11 +28,12 @@ class Outbox:
 
     Attributes:
         where: the server, for the one line on stderr that says that something was dropped.
+        patience_s: how long the end waits without anything arriving.
         dropped: records that did not arrive.
     """
 
-    def __init__(self, where: str) -> None:
-        self.where, self.dropped = where, 0
+    def __init__(self, where: str, patience_s: float | None = None) -> None:
+        self.where, self.patience_s, self.dropped = where, patience_s or PATIENCE_S, 0
         self._waiting: deque[tuple[Send, int]] = deque()
         self._sending: tuple[Send, int] | None = None
         self._sent = self._failures = 0  # failures: since something arrived
@@ -55,8 +56,8 @@ class Outbox:
             self._ending = True
             self._changed.notify_all()
             while not self._is_idle():
-                if not self._changed.wait_for(partial(self._is_further, self._sent), PATIENCE_S):
-                    self._give_up(f"nothing arrived for {PATIENCE_S:g} s")
+                if not self._changed.wait_for(partial(self._is_further, self._sent), self.patience_s):
+                    self._give_up(f"nothing arrived for {self.patience_s:g} s")
             self._ending = False
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from pipelines.core.outbox import Outbox, Send, one_line
 from spacevllm.config import Config, ConfigError
 
 SQLITE = "sqlite:///"
+LOCAL_PATIENCE_S = 120.0  # a file is not gone: the machine is busy
 # of one request; MLflow's own are 120 s and seven repetitions, minutes for which a start or an end would wait
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
@@ -51,7 +52,8 @@ class Run:
 
     def __init__(self, client: Any, run_id: str, store: str) -> None:
         self.client, self.run_id, self.store = client, run_id, store
-        self.outbox = None if client is None else Outbox(one_line(f"MLflow at {store}"))
+        patience_s = LOCAL_PATIENCE_S if store.startswith(SQLITE) else None
+        self.outbox = None if client is None else Outbox(one_line(f"MLflow at {store}"), patience_s)
 
     def settle(self) -> int:
         """How many records were dropped, when all others have arrived."""
