@@ -45,17 +45,16 @@ def pinned(uri: str) -> str:
         return uri
     found = _NAMED.fullmatch(uri)
     if not found:
-        raise ConfigError(f"--model {uri}: write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise ConfigError(f"model {uri}: write models:/NAME@ALIAS or models:/NAME/VERSION")
     store = os.environ.get("MLFLOW_TRACKING_URI", "")
     registry = os.environ.get("MLFLOW_REGISTRY_URI", store)
     if not registry:
-        raise ConfigError(f"--model {uri}: set MLFLOW_TRACKING_URI to the MLflow server whose registry holds it")
+        raise ConfigError(f"model {uri}: set MLFLOW_TRACKING_URI to the MLflow server whose registry holds it")
     be_brief()
     try:
-        place = _look_up(found["name"], found["alias"], found["version"], store or registry, registry)
+        return _look_up(found["name"], found["alias"], found["version"], store or registry, registry)
     except Exception as error:  # every store has errors of its own
-        raise ConfigError(one_line(f"--model {uri} is not to be had from {registry}: {error}")) from None
-    return storage.absolute(place) if storage.is_local(place) else place
+        raise ConfigError(one_line(f"model {uri} is not to be had from {registry}: {error}")) from None
 
 
 def _look_up(name: str, alias: str | None, version: str | None, store: str, registry: str) -> str:
@@ -70,7 +69,7 @@ def _look_up(name: str, alias: str | None, version: str | None, store: str, regi
         place = RunsArtifactRepository.get_underlying_uri(place, store)
     if place.startswith("mlflow-artifacts:"):  # whole, so that machines can read it that do not know the server
         place = MlflowArtifactsRepository.resolve_uri(place, store)
-    return place
+    return storage.absolute(place) if storage.is_local(place) else place
 
 
 def local_model(uri: str) -> str:
@@ -86,7 +85,7 @@ def local_model(uri: str) -> str:
     if not is_listed(uri):
         return _cached(uri, [], lambda folder: _fetch_from_mlflow(uri, folder))
     if not storage.is_listable(uri):
-        raise ConfigError(f"--model {uri}: a web server does not say what a folder holds; fetch it to a folder first")
+        raise ConfigError(f"model {uri}: a web server does not say what a folder holds; fetch it to a folder first")
     uri = storage.absolute(uri)
     files = storage.find(uri)
     if storage.join(uri, "config.json") not in files:
@@ -95,7 +94,7 @@ def local_model(uri: str) -> str:
     def fetch(folder: str) -> None:
         storage.copy_folder(uri, folder)
         if storage.find(uri) != files:
-            raise ConfigError(f"--model {uri} was written to while it was fetched: wait for that, then run this again")
+            raise ConfigError(f"model {uri} was written to while it was fetched: wait for that, then run this again")
 
     return _cached(uri, [part for file in files.items() for part in file], fetch)
 
@@ -121,4 +120,4 @@ def _fetch_from_mlflow(uri: str, folder: str) -> None:
     try:
         download_artifacts(artifact_uri=uri, dst_path=folder)
     except Exception as error:  # every store has errors of its own
-        raise ConfigError(one_line(f"--model {uri} cannot be fetched: {error}")) from None
+        raise ConfigError(one_line(f"model {uri} cannot be fetched: {error}")) from None

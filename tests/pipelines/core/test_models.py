@@ -111,7 +111,7 @@ def test_what_is_no_model_anywhere_is_said(s3, registry):
     with pytest.raises(ConfigError, match="write models:/NAME@ALIAS or models:/NAME/VERSION"):
         pinned("models:/grounder")
     for uri in ("models:/nobody@best", "models:/grounder/7"):
-        with pytest.raises(ConfigError, match=f"--model {uri} is not to be had from sqlite"):
+        with pytest.raises(ConfigError, match=f"model {uri} is not to be had from sqlite"):
             need_model(uri)
 
 
