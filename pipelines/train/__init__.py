@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.core import storage
 from pipelines.core.cluster import ray_session
+from pipelines.core.outbox import one_line
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run
@@ -155,7 +156,7 @@ class MetricsHistory:
         try:
             self.write()
         except Exception as error:  # every store has errors of its own; training goes on without it
-            print(f"{error}; the next report writes it again", file=sys.stderr)
+            print(f"{self.uri} is behind, the next report brings it up to date: {one_line(error)}", file=sys.stderr)
 
     def write(self) -> None:
         """All rows. Raises OutputError."""
