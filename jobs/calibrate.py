@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.common import finish, need_folder, need_model, resolve, show_plan
 from pipelines.archive.predict import describe, load_predictor
-from pipelines.core import storage
+from pipelines.core import models, storage
 from spacevllm.calibration import FILE, RECALL, fit
 from spacevllm.config import Config, ConfigError
 
@@ -52,7 +52,7 @@ def _rows(config: CalibrateConfig) -> list[dict[str, Any]]:
 
 
 def _check(config: CalibrateConfig) -> None:
-    if not storage.is_local(config.model):
+    if models.is_remote(config.model):
         raise ConfigError(f"--model {config.model}: the calibration is written into a local folder")
     if Path(config.model, FILE).exists():
         raise ConfigError(f"--model {config.model} has a {FILE}: remove it, evaluate again, then calibrate")

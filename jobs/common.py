@@ -8,7 +8,7 @@ from typing import Any, TextIO, TypeVar
 
 from pydantic import ConfigDict
 
-from pipelines.core import storage
+from pipelines.core import models, storage
 from spacevllm.config import Config, ConfigError, dump_config, load_config, parse_config
 from spacevllm.text import printable
 
@@ -42,7 +42,10 @@ def need_folder(option: str, uri: str, inside: str = "", hint: str = "") -> None
 
 
 def need_model(uri: str) -> None:
-    need_folder("--model", uri, "config.json", "give the folder that `spacevllm train` wrote as OUT/model")
+    """Raises ConfigError unless ``uri`` is a model folder, here or below a URL, or one in MLflow's registry."""
+    place = models.pinned(uri)
+    if models.is_listed(place):
+        need_folder("--model", place, "config.json", "give the folder that `spacevllm train` wrote as OUT/model")
 
 
 def need_dataset(uri: str) -> None:

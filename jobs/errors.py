@@ -49,7 +49,8 @@ def _one_line(error: BaseException) -> str | None:
 def _user_errors() -> tuple[type[BaseException], ...]:
     """Classes whose message is written for the user. Imported here: only a failing command pays for it."""
     from pipelines.core.locks import StorageBusy
-    from pipelines.core.storage import OutputError, Unreachable
+    from pipelines.core.looks import Unreachable
+    from pipelines.core.storage import OutputError
     from spacevllm.config import ConfigError
     from spacevllm.video.errors import VideoError
 

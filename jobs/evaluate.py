@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.common import finish, need_dataset, need_folder, need_model, resolve, say, show_plan
 from jobs.errors import OK, SOME_FAILED
-from pipelines.core import storage
+from pipelines.core import models, storage
 from pipelines.evaluation import benchmark, benchmark_suite
 from pipelines.evaluation.benchmark import BenchmarkConfig
 from pipelines.evaluation.benchmark_suite import BenchmarksConfig
@@ -73,7 +73,7 @@ def _model(options: Mapping[str, Any], dry_run: bool) -> str:
     name, out = options["model"], options["out"]
     if name != UNTRAINED or storage.exists(name):
         need_model(name)
-        return str(name)
+        return models.pinned(name)  # one model for all benchmarks, whatever an alias names meanwhile
     if not storage.is_local(out):
         raise ConfigError(f"--model {name}: it is made in a local folder, and --out {out} is none")
     folder = storage.join(out, "untrained", name)

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+_MODEL = "Folder of a trained model, local or a URL (s3://...), or models:/NAME@ALIAS of MLflow's registry."
+
 Out = Annotated[str, typer.Option("--out", help="Folder or URI for the results.", metavar="DIR")]
 Data = Annotated[str, typer.Option("--data", help="Uni-STG data set: the folder that holds unistg/.", metavar="DIR")]
-Model = Annotated[str, typer.Option("--model", help="Folder of a trained model.", metavar="DIR")]
+Model = Annotated[str, typer.Option("--model", help=_MODEL, metavar="DIR")]
 Videos = Annotated[
     str,
     typer.Option("--videos", help="A folder, a glob in quotes, a URL, or a manifest.", metavar="DIR|GLOB|URL|FILE"),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from jobs.common import finish, say
 from jobs.errors import BUG, INTERRUPTED, OK
+from pipelines.core.models import REGISTERED
 from spacevllm.config import ConfigError
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def absolute_paths(command: Command, arguments: list[str]) -> list[str]:
 def _absolute(param: Parameter, value: str) -> str:
     kinds = set(str(param.metavar or "").split("|"))
     named = param.name == "model" and value == UNTRAINED and not Path(value).exists()
-    if not kinds & PATHS or not value or "://" in value or named:
+    if not kinds & PATHS or not value or "://" in value or value.startswith(REGISTERED) or named:
         return value
     path = Path(value).absolute()
     travels = "FILE" in kinds and not kinds & LARGE and param.name not in WRITTEN and _is_sent(path)

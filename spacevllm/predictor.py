@@ -15,7 +15,8 @@ from spacevllm.calibration import Calibration
 from spacevllm.frame_size import FrameSize
 from spacevllm.memories import RememberedClip, VideoMemories, file_key
 from spacevllm.model.checkpoints import load_model, load_tokenizer
-from spacevllm.model.folder import digest_of
+from spacevllm.model.digest import digest_of
+from spacevllm.model.folder import need_local
 from spacevllm.model.memory import Answer as Said
 from spacevllm.model.memory import VideoMemory, ask, prefill
 from spacevllm.model.modeling import SpaceVLLM
@@ -82,11 +83,12 @@ class Predictor:
             FileNotFoundError: not a model folder; the message says what is missing.
             CheckpointError: what is there is damaged or does not fit together.
         """
-        folder = Path(path)
+        folder = need_local(path)
         model = load_model(folder, dtype, fields=fields)
         processor = SpaceVLLMProcessor(load_tokenizer(folder, model.config), model.config)
         model = model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps and mistypes `to`
-        return cls(model, processor, folder.resolve().name, digest_of(folder), memories, Calibration.load(folder))
+        digest = digest_of(folder, fields)
+        return cls(model, processor, folder.resolve().name, digest, memories, Calibration.load(folder))
 
     def save(self, path: str | Path) -> None:
         """``config.json``, ``model.safetensors`` and the tokenizer: what ``load`` reads."""

@@ -7,6 +7,7 @@ ahead of the model as far as Ray's memory budget lets them.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,10 +18,11 @@ from pydantic import Field
 
 from pipelines.archive.answers import to_row, to_table
 from pipelines.core.landing import landed, writing
+from pipelines.core.models import local_model, pinned
 from pipelines.core.progress import Progress
 from pipelines.core.results import Results, Wanted, made_from
 from pipelines.media.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames
-from spacevllm.config import Config
+from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import instance_id
 from spacevllm.frame_size import FrameSize
 from spacevllm.imports import no_garbage
@@ -70,13 +72,14 @@ def load_predictor(path: str, device: str) -> Any:
     with no_garbage():
         from spacevllm.predictor import Predictor
 
-    return Predictor.load(path, device=device)
+    return Predictor.load(local_model(path), device=device)
 
 
 def describe(path: str, load: LoadPredictor) -> Model:
     """What the driver has to know, read from the folder: a wrong one is an error before anything starts, and torch is
     the actors' affair. A predictor of another kind is asked itself."""
-    model = read_facts(path) if load is load_predictor else load(path, "cpu")
+    path = pinned(path)
+    model = read_facts(local_model(path)) if load is load_predictor else load(path, "cpu")
     return Model(path=path, id=model.model_id, digest=model.digest, num_frames=model.num_frames, size=model.image_size)
 
 
@@ -166,11 +169,19 @@ class Answerer:
 
     Args:
         films: how to read the windows of films; None: films are seen at once, like all others.
+
+    Raises:
+        ConfigError: the model here is not the driver's.
     """
 
     def __init__(self, model: Model, device: str, load: LoadPredictor, films: DecodeOptions | None = None) -> None:
         self.model = model
         self.predictor = load(model.path, device)
+        if self.predictor.digest != model.digest:
+            raise ConfigError(
+                f"the model {model.path} on {socket.gethostname()} has digest {self.predictor.digest}, where the job "
+                f"started {model.digest}: give all machines the same, or a URL"
+            )
         self.films = Decoder(model.plan, films) if films else None
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -24,8 +24,13 @@ def open_stage(name: str, config: Config, out: str, tracking: TrackingConfig) ->
 
 
 def write_summary(run: Run, out: str, summary: Mapping[str, Any]) -> Summary:
-    """``summary.json`` beside the output, its numbers as the run's last metrics; returns it."""
+    """``summary.json`` beside the output, its numbers as the run's last metrics; returns it.
+
+    ``tracking_dropped``: records that MLflow did not take, if any.
+    """
     uri = storage.join(out, "summary.json")
+    if dropped := run.settle():
+        summary = {**summary, "tracking_dropped": dropped}
     storage.write_json(uri, summary)
     run.log_artifact(uri)
     numbers = {k: v for k, v in flatten(summary).items() if isinstance(v, int | float) and not isinstance(v, bool)}

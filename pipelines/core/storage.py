@@ -10,27 +10,26 @@ import codecs
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.core.buckets import is_object_store, missing_bucket
 
-LOOK_UPS = 16  # at once, of files in a store that takes its time
-MAX_UNKNOWN = 0.1  # of the files of a run
-
-
-class Unreachable(RuntimeError):
-    """So many files cannot be looked at that it must be their share or store: not theirs to answer for."""
+COPIES, _BLOCK = 4, 16 << 20  # files at once, bytes of each at once
+_UMASK = os.umask(0)  # can only be read by setting it, which threads must not do side by side
+os.umask(_UMASK)
 
 
 class OutputError(RuntimeError):
@@ -43,6 +42,18 @@ def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
         local = LocalFileSystem()
         return local, local._strip_protocol(str(uri))
     return fsspec.core.url_to_fs(str(uri), use_listings_cache=False)  # other processes write there, too
+
+
+def arrow(uri: str | Path) -> tuple[pa.fs.FileSystem | None, str]:
+    """``uri`` for libraries that take pyarrow's file systems, read with the credentials and settings that everything
+    else here is read with: the file system (None: the local one) and the path in it."""
+    fs, path = resolve(uri)
+    return None if isinstance(fs, LocalFileSystem) else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
+
+
+def beside(uri: str | Path, path: str) -> str:
+    """The uri of a ``path`` in the file system of ``uri``."""
+    return _spell(resolve(uri)[0], path)
 
 
 def is_local(uri: str | Path) -> bool:
@@ -73,11 +84,27 @@ def name(uri: str | Path) -> str:
 
 
 def copy_folder(source: str | Path, target: str | Path) -> None:
-    """Copies every file below ``source``, each whole or not at all."""
-    root = _spell(*resolve(source))
-    for uri in find(source):
-        with open_read(uri) as stream:
-            write_bytes(join(target, uri[len(root) :].lstrip("/")), stream.read())
+    """Copies every file below ``source``, each whole or not at all; none is held in memory.
+
+    Raises:
+        FileNotFoundError: there is nothing to copy. OutputError: it cannot be copied.
+    """
+    files = find(source) if is_folder(source) else {}
+    if not files:
+        raise FileNotFoundError(f"cannot copy {source}: it is no folder that holds files")
+    root = absolute(source)
+    with ThreadPoolExecutor(COPIES) as pool:
+        list(pool.map(lambda uri: _copy_file(uri, join(target, uri.removeprefix(root).lstrip("/"))), files))
+
+
+def _copy_file(source: str, target: str) -> None:
+    (fs, path), (other, place) = resolve(source), resolve(target)
+    with _writing(f"copy {source} to {target}"):
+        if fs is other and not isinstance(fs, LocalFileSystem):
+            fs.cp_file(path, place)  # the store does it: no byte comes here
+            return
+        with open_read(source) as reader, open_write(target) as writer:
+            shutil.copyfileobj(reader, writer, _BLOCK)
 
 
 def exists(uri: str | Path) -> bool:
@@ -121,7 +148,8 @@ def is_listable(uri: str | Path) -> bool:
 def find(uri: str | Path) -> dict[str, str]:
     """Every file under a folder, or that a glob matches, or the one file: absolute uri → version, sorted by uri.
 
-    Hidden files and folders below it (a name that starts with ``.``) and half-written files are left out.
+    Hidden files and folders below it (a name that starts with ``.``), half-written files and the empty objects that
+    stand for folders in some stores are left out.
     """
     fs, path = resolve(uri)
     root = path.rstrip("/")
@@ -135,7 +163,9 @@ def find(uri: str | Path) -> dict[str, str]:
     files = {
         _spell(fs, info["name"]): _version(info)
         for info in map(partial(_followed, fs), infos)
-        if info["type"] == "file" and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
+        if info["type"] == "file"
+        and not info["name"].endswith("/")
+        and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
     }
     return dict(sorted(files.items()))
 
@@ -147,51 +177,6 @@ def version(uri: str | Path) -> str:
         return _version(fs.info(path))
     except FileNotFoundError:
         return ""
-
-
-class Look(NamedTuple):
-    """What a look at a file told. version: ``""``: known to be missing; None: it cannot be told now, ``why`` not."""
-
-    version: str | None
-    why: str = ""
-
-
-def look(uri: str) -> Look:
-    """``version``, but what cannot be looked at is not missing: a share that is not mounted, a store that refuses or
-    throttles, credentials that ran out. Never raises."""
-    try:
-        found = version(uri)
-    except Exception as error:  # every store has errors of its own
-        return Look(None, f"{type(error).__name__}: {error}")
-    if not found and is_local(uri) and not _has_neighbours(absolute(uri)):
-        return Look(None, f"the folder of {uri} is empty or gone: is it mounted?")
-    return Look(found)
-
-
-def versions(uris: Iterable[str]) -> dict[str, str | None]:
-    """Of each, ``look``'s version; many at once.
-
-    Raises:
-        Unreachable: more than ``MAX_UNKNOWN`` of them, and not just one or two, cannot be looked at.
-    """
-    wanted = list(dict.fromkeys(uris))
-    with ThreadPoolExecutor(LOOK_UPS) as pool:
-        found = dict(zip(wanted, pool.map(look, wanted), strict=True))
-    unknown = [(uri, seen.why) for uri, seen in found.items() if seen.version is None]
-    if len(unknown) > max(2, MAX_UNKNOWN * len(wanted)):
-        first, why = unknown[0]
-        told = f"{len(unknown)} of {len(wanted)} files cannot be looked at now, the first is {first}: {why}"
-        raise Unreachable(f"{told}; nothing was changed, run the same command again when they can")
-    return {uri: seen.version for uri, seen in found.items()}
-
-
-def _has_neighbours(path: str) -> bool:
-    """Whether its folder is there and holds something: only then a file that is not found is known to be missing."""
-    try:
-        with os.scandir(os.path.dirname(path)) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
 
 
 def size(uri: str | Path) -> int:
@@ -229,14 +214,20 @@ def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
         OutputError: the disk is full, or the store refuses.
     """
     fs, path = resolve(uri)
-    try:
+    with _writing(f"write {uri}"):
         if not isinstance(fs, LocalFileSystem):
             fs.pipe_file(path, bytes(data))
             return
         with open_write(path) as file:
             file.write(data)
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OutputError(f"cannot write {uri}: {error.strerror or error}; then run the same command again") from error
+        raise OutputError(f"cannot {what}: {error.strerror or error}; then run the same command again") from error
 
 
 @contextmanager
@@ -252,7 +243,7 @@ def open_write(uri: str | Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
         if local:
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
+            os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private
             os.replace(temporary, path)
         else:
             fs.put_file(temporary, path)
@@ -359,9 +350,3 @@ def _version(info: Mapping[str, Any]) -> str:
         return str(tag).strip('"')
     changed = info.get("mtime") or info.get("LastModified") or ""
     return f"{info.get('size')}-{changed}"
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

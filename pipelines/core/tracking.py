@@ -1,5 +1,8 @@
 """One MLflow run per stage, driven from the controller through ``MlflowClient`` and an explicit run id.
 
+MLflow never ends a job and never slows it: records go through an ``Outbox``, and a job whose store is not there at its
+start runs untracked, which is said.
+
 (The fluent API's active run belongs to a thread; callbacks of Ray Train come from another one.)
 """
 
@@ -7,16 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.core import locks, storage
-from spacevllm.config import Config
+from pipelines.core.outbox import Outbox, Send, one_line
+from spacevllm.config import Config, ConfigError
 
 SQLITE = "sqlite:///"
+LOCAL_PATIENCE_S = 120.0  # a file is not gone: the machine is busy
+# of one request; MLflow's own are 120 s and seven repetitions, minutes for which a start or an end would wait
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 class TrackingConfig(Config):
@@ -25,7 +34,7 @@ class TrackingConfig(Config):
     Attributes:
         store: MLflow tracking URI; ``""``: MLFLOW_TRACKING_URI, else ``mlflow.db`` in the folder that holds the
             stage's output (so that the stages of one experiment share a store), or in the working folder when that
-            output is remote.
+            output is remote, which is said.
         experiment: name of the MLflow experiment.
         enabled: False records nothing.
     """
@@ -36,10 +45,32 @@ class TrackingConfig(Config):
 
 
 class Run:
-    """An open run. Every method may be called from any thread; without tracking all of them do nothing."""
+    """An open run. Every method may be called from any thread and returns at once; none raises what MLflow does.
+
+    Without a client (no tracking) all of them do nothing.
+    """
 
     def __init__(self, client: Any, run_id: str, store: str) -> None:
         self.client, self.run_id, self.store = client, run_id, store
+        patience_s = LOCAL_PATIENCE_S if store.startswith(SQLITE) else None
+        self.outbox = None if client is None else Outbox(one_line(f"MLflow at {store}"), patience_s)
+
+    def settle(self) -> int:
+        """How many records were dropped, when all others have arrived."""
+        if self.outbox is None:
+            return 0
+        self.outbox.settle()
+        return self.outbox.dropped
+
+    def close(self, status: str) -> None:
+        """The run's end: FINISHED, FAILED or KILLED."""
+        if self.outbox is not None:
+            self.outbox.put(lambda: self.client.set_terminated(self.run_id, status))
+            self.outbox.close()
+
+    def _put(self, send: Send, records: int = 1) -> None:
+        assert self.outbox is not None
+        self.outbox.put(send, records)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """One point of each curve; ``step`` defaults to 0."""
@@ -49,7 +80,7 @@ class Run:
 
         now = int(time.time() * 1000)
         points = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
-        self.client.log_batch(self.run_id, metrics=points)
+        self._put(lambda: self.client.log_batch(self.run_id, metrics=points), len(points))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Nested mappings become dotted names."""
@@ -59,14 +90,19 @@ class Run:
 
         flat = [Param(name, str(value)[:6000]) for name, value in flatten(params).items()]
         for start in range(0, len(flat), 100):  # a batch holds at most 100
-            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+            some = flat[start : start + 100]
+            self._put(partial(self.client.log_batch, self.run_id, params=some), len(some))
 
     def log_artifact(self, uri: str | Path) -> None:
-        """Copies a file, local or remote, to the run."""
+        """Copies a file, local or remote, to the run, as it is when its turn comes."""
         if self.client is None:
             return
-        with storage.local_copy(uri) as path:
-            self.client.log_artifact(self.run_id, path)
+
+        def send() -> None:
+            with storage.local_copy(uri) as path:
+                self.client.log_artifact(self.run_id, path)
+
+        self._put(send)
 
     def set_dataset(self, digest: str, name: str, source: str = "") -> None:
         """Records which data the run read: as MLflow's data set input and as the tag ``dataset_digest``."""
@@ -75,20 +111,20 @@ class Run:
         from mlflow.entities import Dataset, DatasetInput
 
         data = Dataset(name=name, digest=digest[:36], source_type="local", source=source or name)
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=data)])
-        self.client.set_tag(self.run_id, "dataset_digest", digest)
+        self._put(lambda: self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=data)]))
+        self._put(lambda: self.client.set_tag(self.run_id, "dataset_digest", digest))
 
 
 @contextmanager
 def tracked_run(config: TrackingConfig, stage: str, out: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """A run named ``stage`` with the flattened ``params``; FINISHED at the end, FAILED or KILLED on an exception."""
-    if not config.enabled:
-        yield Run(None, "", "")
-        return
-    store = store_uri(config, out)
-    client, experiment = _open_store(store, config.experiment)
-    run_id = client.create_run(experiment, run_name=stage, tags={"stage": stage, "out": str(out)}).info.run_id
-    run = Run(client, run_id, store)
+    """A run named ``stage`` with the flattened ``params``; FINISHED at the end, FAILED or KILLED on an exception.
+
+    A store that cannot be opened is a line on stderr, and the run does nothing.
+
+    Raises:
+        ConfigError: the store can never be one, such as an unknown scheme.
+    """
+    run = _open_run(config, stage, out) if config.enabled else Run(None, "", "")
     status = "FAILED"
     try:
         run.log_params(params)
@@ -98,7 +134,7 @@ def tracked_run(config: TrackingConfig, stage: str, out: str, params: Mapping[st
         status = "KILLED"
         raise
     finally:
-        client.set_terminated(run_id, status)
+        run.close(status)
 
 
 def store_uri(config: TrackingConfig, out: str) -> str:
@@ -111,6 +147,14 @@ def store_uri(config: TrackingConfig, out: str) -> str:
     return f"{SQLITE}{storage.join(folder, 'mlflow.db')}"
 
 
+def be_brief() -> None:
+    """MLflow's client shall give up in seconds, without a line for each try; the user's own settings come first."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    for noisy, level in {"alembic": logging.WARNING, "mlflow": logging.WARNING, "urllib3": logging.ERROR}.items():
+        logging.getLogger(noisy).setLevel(level)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` → ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
@@ -119,12 +163,29 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _open_run(config: TrackingConfig, stage: str, out: str) -> Run:
+    from mlflow.exceptions import MlflowException  # takes seconds: only when something is recorded
+
+    store = store_uri(config, out)
+    if not (config.store or os.environ.get("MLFLOW_TRACKING_URI") or storage.is_local(out)):
+        hint = "tracking.store or MLFLOW_TRACKING_URI names another place"
+        print(f"runs are recorded in {store} of this machine: {hint}", file=sys.stderr)
+    be_brief()
+    try:
+        client, experiment = _open_store(store, config.experiment)
+        tags = {"stage": stage, "out": str(out)}
+        return Run(client, client.create_run(experiment, run_name=stage, tags=tags).info.run_id, store)
+    except Exception as error:  # every store has errors of its own
+        if isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE":
+            raise ConfigError(one_line(f"tracking.store {store}: {error}")) from None
+        print(one_line(f"MLflow at {store} cannot be used, this run is not recorded: {error}"), file=sys.stderr)
+        return Run(None, "", store)
+
+
 def _open_store(store: str, experiment: str) -> tuple[Any, str]:
     """Client and experiment id."""
-    from mlflow import MlflowClient  # takes seconds: only when something is recorded
+    from mlflow import MlflowClient
 
-    for noisy in ("alembic", "mlflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     if not store.startswith(SQLITE):
         return _find_experiment(MlflowClient(store), experiment, None)
     path = storage.absolute(store.removeprefix(SQLITE))

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from pipelines.archive.predict import LoadPredictor, load_predictor
 from pipelines.core import storage
+from pipelines.core.looks import looks
 from pipelines.core.stage import Summary, write_summary
 from pipelines.core.tracking import Run
 from pipelines.evaluation.evaluate import DataRead, PredictConfig, predicted, questions, read_answers, same_keys
@@ -132,7 +133,7 @@ def load_queries(name: str, data_root: str, limit: int = 0, split: str = "") -> 
     if not instances:
         first = left_out[0]["reason"] if left_out else "it holds none"
         raise ConfigError(f"{files.annotations}: no query of {name} can be read ({first})")
-    there = {media for media, version in storage.versions(i.media for i in instances).items() if version}
+    there = {media for media, seen in looks(i.media for i in instances).items() if seen.version}
     if not there:
         first = instances[0].media
         raise ConfigError(f"{first}: no such file, nor any other of {name}'s; {how_to_get(name, data_root)}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipelines.core import locks, storage
+from pipelines.core import locks, looks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.landing import landed, writing
 from pipelines.core.progress import Progress
@@ -130,7 +130,7 @@ def list_work(config: CheckMediaConfig) -> pa.Table:
             told = promise_of(row)
             promises[row["media"]] = join(promises[row["media"]], told) if row["media"] in promises else told
     uris = {media: storage.join(storage.absolute(config.data), media) for media in sorted(promises)}
-    versions = storage.versions(uris.values())
+    versions = looks.versions(uris.values())
     rows = [_work_row(media, uri, versions[uri], promises[media], config) for media, uri in uris.items()]
     return pa.Table.from_pylist(rows, schema=WORK)
 

@@ -27,7 +27,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from pipelines.core import storage
+from pipelines.core import looks, storage
 from pipelines.core.rows import Row, is_rows, read_rows
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import PART_COLUMNS, Part, instance_id, shown_part
@@ -105,7 +105,7 @@ def list_videos(videos: str | Sequence[str], allow: Sequence[str] = ()) -> pa.Ta
         else:
             found |= _expand(uri)
     named = {entry.uri for entry in entries if not entry.error} - set(found)
-    return _rows([*map(_found, found), *entries], found | storage.versions(named))
+    return _rows([*map(_found, found), *entries], found | looks.versions(named))
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
@@ -140,7 +140,7 @@ def _clip(media: str, part: Part) -> dict[str, Any]:
 
 def media_rows(uris: Mapping[str, str]) -> pa.Table:
     """Rows of ``SCHEMA`` from name → uri; what is missing has no version and fails when it is read."""
-    versions = storage.versions(uris.values())
+    versions = looks.versions(uris.values())
     rows = ((name, uri, versions[uri]) for name, uri in uris.items())
     return _table([{"id": instance_id(m), "uri": uri, "media": m, "version": version} for m, uri, version in rows])
 
@@ -160,7 +160,7 @@ def read_records(folder: str, split: str = "", columns: list[str] | None = None)
 
 def _expand(uri: str) -> Mapping[str, str | None]:
     if not storage.is_local(uri) and not storage.is_listable(uri):
-        return storage.versions([uri])
+        return looks.versions([uri])
     named = not storage.is_glob(uri) and not storage.is_folder(uri)
     files = storage.find(uri)
     videos = files if named else {u: v for u, v in files.items() if u.lower().endswith(VIDEO_EXTENSIONS)}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray import serve
 
+from pipelines.core.models import local_model
 from pipelines.serve import metrics
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.service import Ask
@@ -46,7 +47,7 @@ class GroundModel:
             from spacevllm.predictor import Predictor
 
         memories = VideoMemories(config.memory_mb << 20, config.host_memory_mb << 20) if config.memory_mb else None
-        self.predictor = Predictor.load(config.model, config.device, memories=memories)
+        self.predictor = Predictor.load(local_model(config.model), config.device, memories=memories)
         self.warm_up_s = warm_up(self.predictor)
         gc.collect()
         gc.freeze()  # what is here stays: looking through it for garbage would hold an answer up

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.cluster import ray_session
+from pipelines.core.models import pinned
 from pipelines.serve.config import Replicas, ServeConfig, check_access
 from spacevllm.config import ConfigError
 
@@ -37,6 +38,7 @@ def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> dict
     """
     check_access(config)
     check_port(config.host, config.port)
+    config = config.model_copy(update={"model": pinned(config.model)})  # all copies, whenever they start, are one model
     stop = threading.Event()
     # Ray installs handlers of its own when it starts: ours come after
     with ray_session(None), on_signals(stop), service(config) as url:

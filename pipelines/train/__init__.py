@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from typing import Any
 
 from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
+from pipelines.core.outbox import one_line
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run
@@ -64,8 +66,7 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
                 for source in sorted(config.schedule.used_sources.values(), key=lambda source: source.selection)
             }
             result = fit(config, recipe, payload, datasets, reports)
-        storage.remove_folder(storage.join(config.out, "model"))  # a calibration of earlier weights is none of these
-        storage.copy_folder(storage.join(result.checkpoint.path, "model"), storage.join(config.out, "model"))
+        keep_model(result.checkpoint.path, config.out)
         summary = {
             "stage": "train",
             "recipe": recipe,
@@ -80,6 +81,17 @@ def _train(config: TrainJobConfig, recipe: str) -> Summary:
         return write_summary(run, config.out, summary)
 
 
+def keep_model(checkpoint: str, out: str) -> None:
+    """OUT/model as the last checkpoint holds it; ``checkpoint``: its path in OUT's file system.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+    """
+    model = storage.join(out, "model")
+    storage.remove_folder(model)  # a calibration of earlier weights is none of these
+    storage.copy_folder(storage.beside(out, storage.join(checkpoint, "model")), model)
+
+
 def fit(
     config: TrainJobConfig, recipe: str, payload: dict[str, Any], datasets: dict[str, Any], reports: Reports
 ) -> Any:
@@ -91,6 +103,7 @@ def fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers = config.workers
+    filesystem, checkpoints = storage.arrow(storage.join(config.out, "checkpoints"))
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"payload": ray.put(payload)},  # by reference: the controller does not unpack it
@@ -102,7 +115,8 @@ def fit(
         ),
         run_config=ray.train.RunConfig(
             name=recipe,
-            storage_path=storage.absolute(storage.join(config.out, "checkpoints")),
+            storage_path=checkpoints,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[reports.callback()],
@@ -128,7 +142,7 @@ class MetricsHistory:
     """One JSON line for every report, in the order of steps; a resumed run replaces the lines it takes back.
 
     The file is written whole each time (some hundred bytes a line, one line in ``train.log_every`` steps), as object
-    stores cannot append.
+    stores cannot append; so what a store refused once is there after the next time.
     """
 
     def __init__(self, uri: str, recipe: str) -> None:
@@ -139,6 +153,13 @@ class MetricsHistory:
     def add(self, metrics: dict[str, Any]) -> None:
         earlier = [row for row in self.rows if row["step"] < metrics["step"]]
         self.rows = [*earlier, {"recipe": self.recipe, **metrics}]
+        try:
+            self.write()
+        except Exception as error:  # every store has errors of its own; training goes on without it
+            print(f"{self.uri} is behind, the next report brings it up to date: {one_line(error)}", file=sys.stderr)
+
+    def write(self) -> None:
+        """All rows. Raises OutputError."""
         storage.write_text(self.uri, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
@@ -162,10 +183,12 @@ class Reports:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.queue.put(None)
         self._thread.join()
         self.queue.shutdown()
+        if kind is None:
+            self.history.write()
 
     def _pump(self) -> None:
         while (metrics := self.queue.get()) is not None:

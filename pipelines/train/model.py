@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations import HfDeepSpeedConfig
 
+from pipelines.core.models import is_remote, local_model, pinned
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.engine import load_deepspeed, settings
 from pipelines.train.optimizer import part_of
@@ -41,13 +42,15 @@ def prepare_model(config: TrainJobConfig, instances: Sequence[Instance]) -> tupl
         FileNotFoundError: ``model.init`` is no model folder. CheckpointError: it is damaged. ConfigError: it has not
             what the criterion teaches.
     """
-    section, folder = config.model, Path(config.model.init).absolute()  # workers stand in another folder
+    section = config.model
     if section.init == "tiny":
         processor = tiny_processor(config, instances)
         return lambda: build(processor.config), processor
+    place = pinned(section.init) if is_remote(section.init) else str(Path(section.init).absolute())
+    folder = Path(local_model(place))
     model_config = _configured(config, section.fields, lambda: read_config(folder, section.fields))
     processor = SpaceVLLMProcessor(load_tokenizer(folder, model_config), model_config)
-    return lambda: _load(config, folder), processor
+    return lambda: _load(config, Path(local_model(place))), processor  # elsewhere, from another folder
 
 
 def shape_only(config: TrainJobConfig, instances: Sequence[Instance]) -> tuple[ModelMaker, SpaceVLLMProcessor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spacevllm import calibration
 from spacevllm.frame_size import FrameBudget, FrameSize
+from spacevllm.model.digest import digest_of
 from spacevllm.model.weights import CheckpointError, read_json, read_table, weight_files
 
 BACKBONES = ("llava_onevision", "qwen3_vl")  # folders to start from
@@ -33,7 +33,7 @@ def read_facts(path: str | Path) -> ModelFacts:
         CheckpointError: another kind of model, or a damaged file. Whether weights and configuration belong together is
             seen only when the model is loaded. ConfigError: a calibration that is none.
     """
-    folder = Path(path)
+    folder = need_local(path)
     tree = read_tree(folder)
     for file in weight_files(folder):
         read_table(file)
@@ -41,6 +41,16 @@ def read_facts(path: str | Path) -> ModelFacts:
     calibration.Calibration.load(folder)
     num_frames = int(tree.get("num_frames", _NUM_FRAMES))
     return ModelFacts(folder.resolve().name, digest_of(folder), num_frames, frame_size(tree))
+
+
+def need_local(path: str | Path) -> Path:
+    """``path`` itself; raises FileNotFoundError where it names no folder of this machine."""
+    if "://" in str(path) or str(path).startswith("models:/"):
+        raise FileNotFoundError(
+            f"{path} is no folder of this machine: spacevllm.load(pipelines.core.models.local_model({str(path)!r})) "
+            f"fetches it once"
+        )
+    return Path(path)
 
 
 def frame_size(tree: Mapping[str, Any]) -> FrameSize:
@@ -76,13 +86,3 @@ def need_tokenizer(folder: Path) -> None:
     """Raises FileNotFoundError where there is no ``tokenizer.json``."""
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no tokenizer.json")
-
-
-def digest_of(folder: Path) -> str:
-    """16 hex digits of the SHA-256 of weights and calibration: answers change with either."""
-    sha = hashlib.sha256()
-    for file in [*weight_files(folder), *folder.glob(calibration.FILE)]:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                sha.update(block)
-    return sha.hexdigest()[:16]

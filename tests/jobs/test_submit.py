@@ -96,7 +96,8 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     assert sent("import-llava-video", "from", "--dry-run", "to") == [f"{tmp_path}/from", "--dry-run", f"{tmp_path}/to"]
     assert sent("search", "a dog", "--model", "m") == ["a dog", "--model", f"{tmp_path}/m"]
     assert sent("convert", "--media-root", "clips", "--boxes", "") == ["--media-root", "clips", "--boxes", ""]
-    assert sent("evaluate", "--model", "tiny") == ["--model", "tiny"]
+    for named in ("tiny", "models:/grounder@best"):
+        assert sent("evaluate", "--model", named) == ["--model", named]
 
 
 def test_every_option_that_is_a_path_is_known_as_one():

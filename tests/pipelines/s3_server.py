@@ -8,6 +8,11 @@ import threading
 import urllib.request
 from contextlib import contextmanager
 
+import fsspec
+import pytest
+
+from pipelines.core import storage
+
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 SECRET = "aSecretThatMustNotBeWrittenAnywhere"
 
@@ -74,6 +79,21 @@ def s3_server(slow_every=0, cut_every=0):
     finally:
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def s3_bucket(**faults):
+    """The server for this process, too, with an empty bucket named ``bucket``; arguments and what it gives as there."""
+    s3 = fsspec.get_filesystem_class("s3")
+    with pytest.MonkeyPatch.context() as patch, s3_server(**faults) as (environment, app):
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        s3.clear_instance_cache()
+        storage.resolve("s3://bucket")[0].mkdir("bucket")
+        yield environment, app
+    s3.clear_instance_cache()
 
 
 def clean(environment):

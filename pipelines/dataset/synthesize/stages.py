@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.core import storage
+from pipelines.core import looks, storage
 from pipelines.core.landing import landed, writing, written
 from pipelines.core.results import Results
 from pipelines.dataset.synthesize.config import SynthesizeConfig
@@ -36,7 +36,7 @@ def annotator_work(stages: str, work: pa.Table, config: SynthesizeConfig) -> pa.
     same = config.annotator.model_dump_json(exclude={"device", "num_actors", "num_gpus", "timeout_s", "memory_mb"})
     subjects = {row["id"]: row["objects"][0] for row, _ in _ok_rows(stages, "analyzer", work, ["objects"])}
     work = work.filter(pc.is_in(work["id"], pa.array(list(subjects), pa.string())))
-    versions = storage.versions(work["media"].to_pylist())
+    versions = looks.versions(work["media"].to_pylist())
 
     def finish(row: Row) -> Row:
         version, subject = versions[row["media"]], subjects[row["id"]]

@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from pipelines.core import locks, storage
+from pipelines.core import locks, looks, storage
 from pipelines.media.manifest import list_videos
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
@@ -101,6 +101,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a"] and storage.read_text(tmp_path / "a") == "old"
 
 
+def test_a_folder_is_copied_whole_and_nothing_is_no_folder(root, tmp_path):
+    for name in ("a.bin", "below/b.bin"):
+        storage.write_bytes(storage.join(root, "from", name), name.encode())
+    for target in (storage.join(root, "to"), str(tmp_path / "to")):
+        storage.copy_folder(storage.join(root, "from/"), target)
+        assert storage.read_text(storage.join(target, "below/b.bin")) == "below/b.bin"
+        assert len(storage.find(target)) == 2
+    for nothing in ("none", "from/a.bin"):
+        with pytest.raises(FileNotFoundError, match=r"cannot copy .* no folder that holds files"):
+            storage.copy_folder(storage.join(root, nothing), storage.join(root, "other"))
+    assert storage.find(storage.join(root, "other")) == {}
+
+
 def test_version_changes_with_the_content(root):
     uri = storage.join(root, "a")
     assert storage.version(uri) == ""
@@ -135,7 +148,7 @@ def test_a_second_job_on_the_same_output_is_refused_by_name(root, monkeypatch):
 
 def test_a_killed_process_holds_no_lock(tmp_path):
     hold = f"""
-from pipelines.core import locks, storage
+from pipelines.core import locks, looks, storage
 with locks.exclusive({str(tmp_path)!r}):
     print(1, flush=True)
     input()
@@ -153,22 +166,22 @@ with locks.exclusive({str(tmp_path)!r}):
 def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
     share = tmp_path / "share"
     storage.write_text(share / "a", "one")
-    assert storage.look(str(share / "a")).version and storage.look(str(share / "b")) == ("", "")
+    assert looks.look(str(share / "a")).version and looks.look(str(share / "b")) == ("", "")
     (share / "a").unlink()  # a share that is not mounted is an empty folder, or none
     for _ in range(2):
-        seen = storage.look(str(share / "a"))
+        seen = looks.look(str(share / "a"))
         assert seen.version is None and "is it mounted?" in seen.why
         if share.exists():
             share.rmdir()
-    assert storage.look("nowhere://a").version is None
+    assert looks.look("nowhere://a").version is None
     names = [str(tmp_path / "there" / f"{i}") for i in range(40)]
     for name in names:
         storage.write_text(name, "one")
-    assert None not in storage.versions([*names, str(tmp_path / "there" / "missing")]).values()
-    assert list(storage.versions([*names, str(share / "1")]).values())[-1] is None
+    assert None not in looks.versions([*names, str(tmp_path / "there" / "missing")]).values()
+    assert list(looks.versions([*names, str(share / "1")]).values())[-1] is None
     away = [str(share / f"{i}") for i in range(6)]
-    with pytest.raises(storage.Unreachable, match=r"6 of 46 files cannot be looked at now, .*share/0.*mounted"):
-        storage.versions([*names, *away])
+    with pytest.raises(looks.Unreachable, match=r"6 of 46 files cannot be looked at now, .*share/0.*mounted"):
+        looks.versions([*names, *away])
 
 
 def test_manifest_of_a_folder_a_glob_a_file_and_a_url(archive):

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
-from s3_server import SECRET, clean, s3_server
+from s3_server import SECRET, clean, s3_bucket
 
 from pipelines.core import storage
 from pipelines.dataset import unistg
@@ -24,13 +23,8 @@ LINES = [f"AO8RW {k}.0 {k + 5}.5##a person does thing {k}." for k in range(28)]
 
 @pytest.fixture(scope="module")
 def bucket():
-    with pytest.MonkeyPatch.context() as patch, s3_server(slow_every=9) as (environment, app):
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        storage.resolve("s3://bucket")[0].mkdir("bucket")
-        yield environment, app
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with s3_bucket(slow_every=9) as served:
+        yield served
 
 
 def write_files(folder):

@@ -20,6 +20,7 @@ import torch
 import spacevllm
 from jobs.cli import main
 from pipelines import train
+from pipelines.core.storage import OutputError
 from pipelines.core.tracking import TrackingConfig
 from pipelines.dataset.build_unistg import BuildUnistgConfig
 from pipelines.dataset.build_unistg import run as build_unistg
@@ -169,6 +170,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data, finished, tmp_path):
     for step, row in resumed.items():
         for name in ("loss", "gradient_norm", "learning_rate"):
             assert row[name] == pytest.approx(whole[step][name], rel=1e-6), (step, name)
+
+
+def test_a_store_that_refuses_once_costs_no_line_of_the_history(tmp_path, capfd):
+    kept = train.MetricsHistory(str(tmp_path / "metrics.jsonl"), "recipe")
+    (tmp_path / "metrics.jsonl").mkdir()  # nothing can be written there
+    kept.add({"step": 1})
+    assert "metrics.jsonl is behind, the next report brings it up to date: cannot write" in capfd.readouterr().err
+    with pytest.raises(OutputError):
+        kept.write()
+    (tmp_path / "metrics.jsonl").rmdir()
+    kept.add({"step": 2})
+    assert sorted(history(tmp_path)) == [1, 2]
 
 
 def test_muon_needs_whole_matrices(tmp_path):
