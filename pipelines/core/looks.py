@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from pipelines.core import storage
 
 LOOK_UPS = 16  # at once, of files in a store that takes its time
+NO_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # no file can be called so
 MAX_UNKNOWN = 0.1  # of the files of a run
 
 
@@ -30,6 +32,8 @@ def look(uri: str) -> Look:
     try:
         found = storage.version(uri)
     except Exception as error:  # every store has errors of its own
+        if isinstance(error, ValueError) or getattr(error, "errno", None) in NO_NAME:
+            return Look("")
         return Look(None, f"{type(error).__name__}: {error}")
     if not found and storage.is_local(uri) and not _has_neighbours(storage.absolute(uri)):
         return Look(None, f"the folder of {uri} is empty or gone: is it mounted?")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipelines.core import storage
+from pipelines.core.results import Results
 from pipelines.core.tracking import TrackingConfig
-from pipelines.media.decode import DecodeConfig, DecodeOptions, Decoder, Plan, frames_to_row, row_to_frames, run
+from pipelines.media.decode import FRAMES, DecodeConfig, DecodeOptions, Decoder, Plan, frames_to_row, row_to_frames, run
 from spacevllm.video.reader import sample_frames
 from spacevllm.video.resize import resize_frames
 
@@ -23,7 +24,8 @@ def config(archive, tmp_path, **changes):
 
 
 def rows_of(tmp_path):
-    return {os.path.basename(row["uri"]): row for row in storage.read_table(tmp_path / "out/frames").to_pylist()}
+    table = Results(str(tmp_path / "out/frames")).table(["uri", *FRAMES.names])
+    return {os.path.basename(row["uri"]): row for row in table.to_pylist()}
 
 
 def test_decode_keeps_every_row_and_redoes_only_what_is_missing(archive, tmp_path, ray_cluster, make_mp4):
