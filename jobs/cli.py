@@ -17,7 +17,21 @@ import typer
 from typer.main import get_command
 
 from jobs.errors import OK, explain
-from jobs.options import Allow, Config, Data, DryRun, Env, Model, Out, Overrides, Videos
+from jobs.options import (
+    Allow,
+    Asked,
+    Config,
+    Data,
+    DryRun,
+    Env,
+    Export,
+    Model,
+    Out,
+    Overrides,
+    Questions,
+    Videos,
+    Windows,
+)
 
 app = typer.Typer(
     name="spacevllm",
@@ -115,7 +129,7 @@ def synthesize(
 def check_media(data: Data, out: Out, overrides: Overrides = None, dry_run: DryRun = False) -> int:
     """Look at every video and image of a data set.
 
-    Is it there, does it decode, is it what the annotations say? Exit status 3: not all are; each of them says why.
+    Is it there, does it decode, is it as annotated? Exit status 3: not all are; each of them says why.
     """
     from jobs.check_media import run
 
@@ -144,10 +158,7 @@ def import_llava_video(
     out: Annotated[str, typer.Argument(help="Folder for the result; must not be there yet.", metavar="OUT")],
     dry_run: DryRun = False,
 ) -> int:
-    """Convert LLaVA-Video-7B-Qwen2's weights to start from.
-
-    OUT is what training takes as model.init; its queries and space decoder are untrained.
-    """
+    """Convert LLaVA-Video-7B-Qwen2's weights to start from, as `init` does with others."""
     from jobs.import_llava_video import run
 
     return run(source, out, dry_run)
@@ -181,18 +192,14 @@ def evaluate(
     OUT/summary.json holds every score with its count, beside the baselines. With --benchmark, --model tiny is an
     untrained model, to try the command.
     """
-    if bool(data) == bool(benchmark) or bool(benchmark) != bool(data_root):
-        raise typer.BadParameter("give --data, or --benchmark with --data-root")
-    if split and benchmark in ("", "all"):
-        raise typer.BadParameter("--split is for one --benchmark")
-    from jobs.evaluate import run, run_benchmark, run_benchmarks
+    if bool(data) == bool(benchmark) or bool(benchmark) != bool(data_root) or (split and not benchmark):
+        raise typer.BadParameter("give --data, or --benchmark with --data-root (and its --split)")
+    from jobs.evaluate import run, run_benchmark
 
+    if data:
+        return run(model, data, out, overrides or [], dry_run)
     options = {"model": model, "data_root": data_root, "limit": limit, "out": out}
-    if benchmark == "all":
-        return run_benchmarks(options, overrides or [], dry_run)
-    if benchmark:
-        return run_benchmark(options | {"benchmark": benchmark, "split": split}, overrides or [], dry_run)
-    return run(model, data, out, overrides or [], dry_run)
+    return run_benchmark(options, benchmark, split, overrides or [], dry_run)
 
 
 @app.command("benchmark-fixtures")
@@ -246,30 +253,35 @@ def ground(
     videos: Videos,
     out: Out,
     allow: Allow = None,
-    questions: Annotated[
-        str, typer.Option(help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE")
-    ] = "",
-    question: Annotated[list[str] | None, typer.Option(help="A question; may be repeated.", metavar="TEXT")] = None,
-    windows: Annotated[
-        str, typer.Option(help="Look at films window by window, or at every video at once.", metavar="auto|off")
-    ] = "auto",
-    export: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Also write OUT/exports for other tools; may be repeated.", metavar="mot|coco-video|cvat|jsonl"
-        ),
-    ] = None,
+    questions: Questions = "",
+    question: Asked = None,
+    windows: Windows = "auto",
+    export: Export = None,
+    max_failed: Annotated[float, typer.Option(help="Share of rows that may fail where all counts as done.")] = 0.0,
     overrides: Overrides = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Ask every video of an archive; tubes as Parquet.
+    """Ask every video of an archive; tubes in a Delta table, which is Parquet underneath.
 
-    Exit status 3: done, but some rows failed; each of them says why.
+    Exit status 3: done, but some rows failed (a larger share than --max-failed); each of them says why.
     """
     from jobs.ground import run
 
     lists = {"allow": allow or [], "question": question or [], "export": export or []}
-    return run(model, videos, questions, out, windows, overrides or [], dry_run, **lists)
+    return run(model, videos, questions, out, windows, overrides or [], dry_run, max_failed=max_failed, **lists)
+
+
+@app.command()
+def forget(
+    out: Out,
+    video: Annotated[str, typer.Option(help="Whose answers are removed: its path, URI or file name.")] = "",
+    question: Annotated[str, typer.Option(help="Whose answers are removed: its text.")] = "",
+    other_models: Annotated[bool, typer.Option(help="Remove what other models than the last one answered.")] = False,
+) -> int:
+    """Remove answers of `ground` for good: about a video, to a question, or of earlier models."""
+    from jobs.forget import run
+
+    return run(out, video, question, other_models)
 
 
 @app.command()

@@ -48,10 +48,12 @@ def _one_line(error: BaseException) -> str | None:
 
 def _user_errors() -> tuple[type[BaseException], ...]:
     """Classes whose message is written for the user. Imported here: only a failing command pays for it."""
+    from pipelines.core.failures import MachineFault, TooManyFailures
     from pipelines.core.locks import StorageBusy
     from pipelines.core.looks import Unreachable
     from pipelines.core.storage import OutputError
     from spacevllm.config import ConfigError
     from spacevllm.video.errors import VideoError
 
-    return ConfigError, VideoError, StorageBusy, OutputError, Unreachable, FileNotFoundError, ConnectionError
+    of_a_run = (StorageBusy, OutputError, Unreachable, MachineFault, TooManyFailures)
+    return ConfigError, VideoError, *of_a_run, FileNotFoundError, ConnectionError

@@ -34,7 +34,16 @@ def run(model: str, data: str, out: str, overrides: list[str], dry_run: bool) ->
     return 0
 
 
-def run_benchmark(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
+def run_benchmark(options: Mapping[str, Any], name: str, split: str, overrides: list[str], dry_run: bool) -> int:
+    """One benchmark by its name, or ``all``; returns the exit status."""
+    if split and name == "all":
+        raise ConfigError("--split is for one --benchmark")
+    if name == "all":
+        return _run_all(options, overrides, dry_run)
+    return _run_one({**options, "benchmark": name, "split": split}, overrides, dry_run)
+
+
+def _run_one(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
     """One benchmark; options are fields of ``BenchmarkConfig``. Prints its table; returns the exit status."""
     config = resolve(BenchmarkConfig, "", overrides, **{**options, "model": _model(options, dry_run)})
     need_folder("--data-root", config.data_root)
@@ -46,7 +55,7 @@ def run_benchmark(options: Mapping[str, Any], overrides: list[str], dry_run: boo
     return OK
 
 
-def run_benchmarks(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
+def _run_all(options: Mapping[str, Any], overrides: list[str], dry_run: bool) -> int:
     """Every benchmark that is there; options are fields of ``BenchmarksConfig``. Prints one table.
 
     Returns:

@@ -24,16 +24,17 @@ def run(
     overrides: list[str],
     dry_run: bool,
     *,
+    max_failed: float,
     allow: list[str],
     question: list[str],
     export: list[str],
 ) -> int:
-    """Answers what is missing in OUT; returns 3 when some rows failed."""
+    """Answers what is missing in OUT; returns 3 when a larger share of rows failed than may."""
     if not questions and not question and not is_rows(videos):
         raise ConfigError("nothing is asked: give --questions FILE, --question TEXT, or a manifest as --videos")
     options: dict[str, Any] = {"model": model, "videos": videos, "question": question, "out": out}
     options |= {"questions": questions or None, "windows": windows} | ({"export": export} if export else {})
-    options |= {"allow": allow} if allow else {}
+    options |= ({"allow": allow} if allow else {}) | ({"max_failed": max_failed} if max_failed else {})
     config = resolve(GroundConfig, "", overrides, **options)
     need_model(model)
     if dry_run:
@@ -44,7 +45,7 @@ def run(
     summary = ground(config)
     counts = f"{summary['ok']} ok, {summary['failed']} failed"
     finish(f"tubes: {storage.join(out, 'tubes')} ({summary['videos']} videos; answers: {counts}{_reasons(summary)})")
-    return SOME_FAILED if summary["failed"] else OK
+    return SOME_FAILED if summary["failed"] > config.max_failed * summary["in"] else OK
 
 
 def _reasons(summary: dict[str, object]) -> str:

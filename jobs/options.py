@@ -19,6 +19,23 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", help="Where alone a manifest may name videos; may be repeated.", metavar="DIR|URI"),
 ]
+Questions = Annotated[
+    str,
+    typer.Option("--questions", help="Questions: text lines, or rows of JSON, CSV or Parquet.", metavar="FILE"),
+]
+Asked = Annotated[list[str] | None, typer.Option("--question", help="A question; may be repeated.", metavar="TEXT")]
+Windows = Annotated[
+    str,
+    typer.Option("--windows", help="Look at films window by window, or at every video at once.", metavar="auto|off"),
+]
+Export = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        help="Also write OUT/exports for other tools; may be repeated.",
+        metavar="mot|coco-video|cvat|jsonl",
+    ),
+]
 Config = Annotated[str, typer.Option("--config", help="YAML configuration, see jobs/configs.", metavar="FILE")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved plan, touch nothing.")]
 Env = Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipelines.archive.export import ExportFormat, export
 from pipelines.archive.predict import (
@@ -55,6 +55,7 @@ class GroundConfig(Config):
         export: forms in which all answers of this call are written beside the tubes, see ``pipelines.archive.export``.
         retry_failed: which failed rows are done again, see ``failures``: ``transient`` (what passes: a store, a
             time-out, memory), ``all`` (also what another limit in ``decode`` could save) or ``none``.
+        max_failed: share of the rows that may have failed where the run still counts as done (exit status 0, not 3).
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -69,6 +70,7 @@ class GroundConfig(Config):
     windows: Windows = "auto"
     export: tuple[ExportFormat, ...] = ()
     retry_failed: Retry = "transient"
+    max_failed: float = Field(default=0.0, ge=0, le=1)
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 

@@ -6,6 +6,7 @@ ahead of the model as far as Ray's memory budget lets them.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -17,6 +18,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.archive.answers import to_row, to_table
+from pipelines.archive.ledger import FAULTS, TRIES, open_ledger
+from pipelines.core.failures import MachineFault, is_machine_fault
 from pipelines.core.landing import landed, writing
 from pipelines.core.models import local_model, pinned
 from pipelines.core.progress import Progress
@@ -151,9 +154,10 @@ def answer(
     from ray.data import ActorPoolStrategy
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    films = decode if windows == "auto" else None
     answers = decoded(work, model.plan, decode, reserved_cpus=predict.num_actors * predict.cpus).map_batches(
         writing(Answerer, results),
-        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, decode if windows == "auto" else None),
+        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, open_ledger()),
         batch_format="pyarrow",
         batch_size=None,
         compute=ActorPoolStrategy(min_size=predict.num_actors, max_size=predict.num_actors),
@@ -169,12 +173,17 @@ class Answerer:
 
     Args:
         films: how to read the windows of films; None: films are seen at once, like all others.
+        ledger: handle of the run's ``Ledger``.
 
     Raises:
         ConfigError: the model here is not the driver's.
+        MachineFault: when called; this machine fails whatever it is given.
     """
 
-    def __init__(self, model: Model, device: str, load: LoadPredictor, films: DecodeOptions | None = None) -> None:
+    def __init__(
+        self, model: Model, device: str, load: LoadPredictor, films: DecodeOptions | None = None, ledger: Any = None
+    ) -> None:
+        self.ledger = ledger
         self.model = model
         self.predictor = load(model.path, device)
         if self.predictor.digest != model.digest:
@@ -190,7 +199,7 @@ class Answerer:
     def answer(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One row of ``ANSWERS`` a question, in the order asked; its boxes are still ``Boxes``."""
         started = time.perf_counter()
-        results = self._results(media)
+        results = self._results(media) if self.ledger is None else self._recorded(media)
         shared = {
             "video": media["media"],
             "part_begin_s": media["begin_s"],
@@ -204,6 +213,25 @@ class Answerer:
         }
         asked = [{name: question[name] for name in KEPT} for question in media["questions"]]
         return [shared | question | result for question, result in zip(asked, results, strict=True)]
+
+    def _recorded(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``_results``, known to the ledger: what kills its worker again and again is not tried for ever."""
+        import ray
+
+        key, machine = media["questions"][0]["id"], socket.gethostname()
+        if ray.get(self.ledger.begin.remote(key)) > TRIES:
+            error = f"killed_worker: {media['uri']}: the worker died of it {TRIES} times"
+            return [{"status": "failed", "error": error}] * len(media["questions"])
+        try:
+            results = self._results(media)
+        except MachineFault as fault:
+            if ray.get(self.ledger.fault.remote(machine)) < FAULTS:
+                os._exit(
+                    1
+                )  # what a device has lost, only a new process gets back; Ray starts it and gives it this block
+            raise MachineFault(f"{machine} failed {FAULTS} times in a row, take it out: {fault}") from None
+        self.ledger.end.remote(key, machine)
+        return results
 
     def _results(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
         questions = media["questions"]
@@ -220,8 +248,12 @@ class Answerer:
         except VideoError as error:  # of a film
             return [{"status": "failed", "error": f"{error.reason}: {error}"}] * len(questions)
         except OSError as error:  # of a film's second fetch
+            if is_machine_fault(error):
+                raise MachineFault(f"{type(error).__name__}: {error}") from None
             return [{"status": "failed", "error": f"storage: {media['uri']}: {error}"}] * len(questions)
         except Exception as error:  # one video must not end an archive; the rows keep the reason
+            if is_machine_fault(error):
+                raise MachineFault(f"{type(error).__name__}: {error}") from None
             return [{"status": "failed", "error": f"predict: {type(error).__name__}: {error}"}] * len(questions)
 
     def _ask(self, task: str, uri: str, frames: SampledFrames, asked: Sequence[Mapping[str, Any]]) -> Sequence[Any]:

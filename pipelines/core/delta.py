@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple, Self
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from spacevllm.config import ConfigError
 
 GENERATION = "generation"  # the column by which the table is partitioned
 ONCE = CommitProperties(max_commit_retries=0)  # deltalake itself would try again without another look
+KEPT_H = 1  # files that have ceased to be rows: readers may be at them
 PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 1 hours", "delta.checkpointInterval": "50"}
 
 
@@ -99,6 +101,14 @@ class Log:
         except OSError as error:
             why = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())  # it is drawn as a tree, in colours
             raise storage.OutputError(f"cannot write {self.folder}: {why}; then run the same command again") from error
+
+    def sweep(self, hours: int = KEPT_H) -> None:
+        """Deletes the files that no row has needed for so long; who reads an older version of the table misses them."""
+        if self._table is not None:
+            self.look()
+            vacuum = partial(self._table.vacuum, hours, enforce_retention_duration=False)
+            if vacuum(dry_run=True):  # else it would write to the log that there was nothing
+                vacuum(dry_run=False)
 
     def _ready(self, come: list[File]) -> DeltaTable:
         """The table with the columns of what comes; made if there is none."""

@@ -3,12 +3,16 @@
     permanent   the file or the row itself: tried again only when it has changed, or with ``retry_failed=all``
     transient   the world around it: a store that throttles, a time-out, memory; the next run tries it again
 
-What is wrong with the *machine* (a broken GPU, a full disk) is no row's failure: it ends the actor, see ``machine``.
+What is wrong with the *machine* (a broken GPU, a full disk) is no row's failure: it ends the worker, which comes back
+with a new process, and after some in a row the run, which names the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -58,3 +62,45 @@ def again(retry: str) -> Callable[[str], bool]:
     """Which failed rows ``retry_failed`` does again, by their ``error``."""
     rules: dict[str, Callable[[str], Any]] = {"transient": is_transient, "all": bool, "none": lambda _: False}
     return rules[retry]
+
+
+class MachineFault(RuntimeError):
+    """A machine that fails whatever it is given; no row is to blame."""
+
+
+class TooManyFailures(RuntimeError):
+    """So much fails in ways that pass that going on would only fail the rest."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_DEVICE = re.compile(
+    r"CUDA error|CUBLAS_STATUS|cuDNN error|CUDNN_STATUS|uncorrectable ECC|no kernel image", re.IGNORECASE
+)
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether ``error`` tells of the machine (a broken device, a full disk) and not of what it was given. A device that
+    has run out of memory is not broken: the next video may be smaller."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return type(error).__name__ == "AcceleratorError" or bool(_DEVICE.search(str(error)))
+
+
+class Breaker:
+    """Ends a run when too large a share of its last rows failed in ways that pass."""
+
+    WINDOW, SHARE = 60, 0.5  # rows, of them
+
+    def __init__(self) -> None:
+        self._last: deque[str] = deque(maxlen=self.WINDOW)
+
+    def see(self, errors: Iterable[str]) -> None:
+        """Raises TooManyFailures."""
+        self._last.extend(errors)
+        passing = [error for error in self._last if error and is_transient(error)]
+        if len(self._last) == self.WINDOW and len(passing) > self.SHARE * self.WINDOW:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(map(reason_of, passing)).most_common())
+            raise TooManyFailures(
+                f"{len(passing)} of the last {self.WINDOW} failed in ways that pass ({reasons}): {passing[-1]}; "
+                "what is done is kept: run the same command again when it has passed"
+            )

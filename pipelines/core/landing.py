@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from pipelines.core.commits import Block, committing
 from pipelines.core.delta import File
+from pipelines.core.failures import Breaker, MachineFault
 from pipelines.core.results import Results
 from pipelines.core.storage import OutputError
 from spacevllm.config import ConfigError
 
-_FOR_THE_USER = (OutputError, ConfigError, FileNotFoundError)  # Ray would wrap them in a page of traces
+_FOR_THE_USER = (OutputError, ConfigError, FileNotFoundError, MachineFault)  # Ray would wrap them in a page of traces
 
 
 def writing(worker: type, results: Results) -> type:
@@ -32,7 +33,12 @@ def writing(worker: type, results: Results) -> type:
                 self.trouble = error
 
         def __call__(self, table: pa.Table) -> pa.Table:
-            return _report(table, self.trouble) if self.trouble else _write(super().__call__(table), results)
+            if self.trouble:
+                return _report(table, self.trouble)
+            try:
+                return _write(super().__call__(table), results)
+            except MachineFault as error:
+                return _report(table, error)
 
     Writing.__name__ = Writing.__qualname__ = worker.__name__  # by which Ray calls its process
     return Writing
@@ -47,14 +53,17 @@ def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[i
 
     Raises:
         OutputError: a block cannot be written; those before it are there.
+        MachineFault: a machine fails whatever it is given. TooManyFailures: see ``Breaker``.
         ConfigError, FileNotFoundError: an actor could not be made, such as a model that does not load.
     """
+    breaker = Breaker()
     with committing(results, replacing) as commits:
         for table in rows.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
             for block in _by_file(table):
                 commits.add(block)
             if trouble := next(filter(None, table["trouble"].to_pylist()), b""):
                 raise pickle.loads(trouble)
+            breaker.see(table["error"].to_pylist())
             status = table["status"].to_pylist()
             yield len(status), len(status) - status.count("ok")
 
@@ -76,11 +85,11 @@ def _write(table: pa.Table, results: Results) -> pa.Table:
 
 
 def _report(table: pa.Table, trouble: Exception | None = None, file: File | None = None) -> pa.Table:
-    """Each row's id and status and, in every row, the file that holds it or what stopped the block; of rows that were
-    not even made, ``failed`` without an id."""
+    """Each row's id, status and error and, in every row, the file that holds it or what stopped the block; of rows
+    that were not even made, ``failed`` without an id."""
     count = table.num_rows
-    made = {name: table[name] for name in ("id", "status") if name in table.column_names}
-    none = {"id": pa.array([""] * count), "status": pa.array(["failed"] * count)}
+    made = {name: table[name] for name in ("id", "status", "error") if name in table.column_names}
+    none = {name: pa.array([value] * count) for name, value in (("id", ""), ("status", "failed"), ("error", ""))}
     told = {"file": pickle.dumps(file) if file else b"", "trouble": pickle.dumps(trouble) if trouble else b""}
     return pa.table(none | made | {name: pa.array([value] * count, pa.binary()) for name, value in told.items()})
 

@@ -143,11 +143,14 @@ class Results:
     def settle(self, wanted: Wanted) -> None:
         """Lets waiting rows take their places, each bundle of files in one commit."""
         log = Log(self.folder)
-        for files in _bundles(log.files(self.waiting)):
+        bundles = list(_bundles(log.files(self.waiting)))
+        for files in bundles:
             while not self._settled(log, files, wanted):
                 log.look()  # somebody else has committed: the places may have changed
                 files = [file for file in log.files(self.waiting) if file in files]
             log.look()
+        if bundles:
+            log.sweep()
 
     def _settled(self, log: Log, files: list[File], wanted: Wanted) -> bool:
         if not files:

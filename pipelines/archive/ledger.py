@@ -1,0 +1,38 @@
+"""What workers tell while they live, so that it is known what they died of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+TRIES = 3  # of a video that kills its worker
+FAULTS = 5  # of one machine, with no success between them
+
+
+class Ledger:
+    """One a run, an actor without a CPU. Keys name videos with their questions."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()  # by machine
+
+    def begin(self, key: str) -> int:
+        """How often it was begun and never ended, this time included."""
+        self._begun[key] += 1
+        return self._begun[key]
+
+    def end(self, key: str, machine: str) -> None:
+        self._begun.pop(key, None)
+        self._faults.pop(machine, None)
+
+    def fault(self, machine: str) -> int:
+        """How often in a row the machine was at fault."""
+        self._faults[machine] += 1
+        return self._faults[machine]
+
+
+def open_ledger() -> Any:
+    """Handle of a new one; it ends with the run's driver. Where it is lost with its node, it counts from 0 again."""
+    import ray
+
+    return ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
