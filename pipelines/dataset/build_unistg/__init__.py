@@ -25,7 +25,7 @@ from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run, TrackingConfig
 from pipelines.dataset.build_unistg.buckets import gather_removals, save_removals, sort_bucket
 from pipelines.dataset.build_unistg.chunks import Recipe, check_chunk, cut, find_files
-from pipelines.dataset.build_unistg.runs import Merges, merge_in_steps, merge_runs
+from pipelines.dataset.build_unistg.runs import FAN_IN, Merges, merge_in_steps, merge_runs
 from pipelines.dataset.build_unistg.shards import write_dropped, write_manifest, write_shards
 from spacevllm.config import Config
 from spacevllm.data.instance import instance_id
@@ -109,7 +109,7 @@ class _Build:
         total = sum(chunk.end - chunk.begin for chunk in self.chunks)
         num_buckets = max(1, -(-total // max(1, int(config.bucket_mb * MEBIBYTE))))
         versions = [(uri, storage.version(uri)) for uri in files]
-        key = instance_id("runs", versions, lines.digest, config.seed, config.chunk_mb, num_buckets)
+        key = instance_id("runs", FAN_IN, versions, lines.digest, config.seed, config.chunk_mb, num_buckets)
         self.recipe = Recipe(storage.join(config.out, ".build", key), config.seed, num_buckets)
 
     def run(self) -> Summary:

@@ -80,8 +80,8 @@ class SynthesisOptions(Config):
     Attributes:
         splits: of the captions; none: all.
         continuity: price of a jump when boxes are linked, see ``spacevllm.data.synthesis.linking``.
-        block_rows: samples that travel together; what a killed run redoes at most, for each actor (of an endpoint's
-            analyzer some blocks more: twice its ``concurrency`` in samples).
+        block_rows: samples that travel together; what a killed run redoes at most, for each actor (an
+            endpoint's analyzer has some more under way: samples for twice its ``concurrency``).
         retry_failed: also do again what was rejected or failed before.
     """
 

@@ -34,9 +34,7 @@ class EndpointChat:
             raise ConfigError(f"analyzer.key_variable: the environment variable {key_variable} is not set")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url, self.model = f"{url.rstrip('/')}/chat/completions", model
-        limits = httpx.Limits(
-            max_connections=None
-        )  # whoever asks says how many at once; a hundred would make others wait
+        limits = httpx.Limits(max_connections=None)  # how many at once is the caller's choice
         self.client = httpx.Client(timeout=timeout_s, headers=headers, limits=limits)
 
     def __call__(self, messages: Sequence[Message]) -> str:
