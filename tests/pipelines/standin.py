@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 
@@ -90,3 +91,35 @@ def load_other(path, device):
 
 def load_slow(path, device):
     return SlowStandin()
+
+
+class Killed(Standin):
+    """``clip3.mp4`` kills whoever looks at it, as a host without memory does."""
+
+    def ground(self, video, questions, task="stvg"):
+        if video.info.path.endswith("clip3.mp4"):
+            os._exit(137)
+        return super().ground(video, questions, task)
+
+
+class BrokenDevice(Standin):
+    """Answers twice and then never again, in the first process, which leaves a file at ``path``. ``for ever``: never."""
+
+    def __init__(self, path):
+        self.answers, self.path = 0, path
+
+    def ground(self, video, questions, task="stvg"):
+        self.answers += 1
+        if self.path == "for ever" or (self.answers > 2 and not os.path.exists(self.path)):
+            if self.path != "for ever":
+                open(self.path, "w").close()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().ground(video, questions, task)
+
+
+def load_killed(path, device):
+    return Killed()
+
+
+def load_broken(path, device):
+    return BrokenDevice(path)

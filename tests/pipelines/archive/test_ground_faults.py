@@ -20,6 +20,8 @@ from pipelines.archive.ground import GroundConfig, run
 from pipelines.archive.tubes import visible
 from pipelines.core import storage
 from pipelines.core.delta import Log
+from pipelines.core.failures import MachineFault
+from pipelines.core.looks import Unreachable
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions
 
@@ -133,6 +135,48 @@ def test_a_decoder_that_eats_memory_costs_one_video(clips, tmp_path, ray_cluster
     summary = run(config(clips, tmp_path, decode=options), standin.load)
     assert (summary["ok"], summary["errors"]) == (16, {"crashed": 2})
     check_each_once(tmp_path / "out", ["huge.mp4", *(f"clip{i}.mp4" for i in range(8))])
+
+
+def test_a_video_that_kills_its_worker_is_tried_three_times(clips, tmp_path, ray_cluster):
+    options = DecodeOptions(block_rows=3, num_actors=1)
+    summary = run(config(clips, tmp_path, decode=options), standin.load_killed)
+    assert (summary["in"], summary["ok"], summary["errors"]) == (16, 14, {"killed_worker": 2})
+    check_each_once(tmp_path / "out", [f"clip{i}.mp4" for i in range(8)])
+    assert run(config(clips, tmp_path, retry_failed="none"), standin.load)["new"] == 0
+    assert run(config(clips, tmp_path), standin.load)["ok"] == 16  # it passes: the next run tries again
+
+
+def test_a_device_that_breaks_costs_no_row(clips, tmp_path, ray_cluster):
+    """It would answer everything at once with a failure, and so be the one that is always free."""
+    summary = run(config(clips, tmp_path, model=str(tmp_path / "broke once")), standin.load_broken)
+    assert (summary["in"], summary["ok"]) == (16, 16) and (tmp_path / "broke once").exists()
+    job = config(clips, tmp_path, model="for ever", out=str(tmp_path / "other"))
+    with pytest.raises(MachineFault, match=r"failed 5 times in a row, take it out: RuntimeError: CUDA error"):
+        run(job, standin.load_broken)
+    rows = visible(str(tmp_path / "other")).table(["id", "error"]).to_pylist()
+    assert [row["error"].partition(":")[0] for row in rows] <= ["", "", "", "", "killed_worker", "killed_worker"]
+    summary = run(job, standin.load)
+    assert (summary["in"], summary["ok"]) == (16, 16)
+    check_each_once(tmp_path / "other", [f"clip{i}.mp4" for i in range(8)])
+
+
+def test_a_share_that_goes_away_loses_nothing(clips, tmp_path, ray_cluster):
+    (tmp_path / "m.csv").write_text("video\n" + "".join(f"{clips}/clip{i}.mp4\n" for i in range(8)))
+    job = config(tmp_path / "m.csv", tmp_path)
+    assert run(job, standin.load)["ok"] == 16
+    clips.rename(tmp_path / "elsewhere")
+    clips.mkdir()  # where it is mounted
+    with pytest.raises(Unreachable, match=r"8 of 8 files cannot be looked at now.*is it mounted"):
+        run(job, standin.load)
+    (tmp_path / "elsewhere" / "clip1.mp4").rename(clips / "clip1.mp4")  # half of it: they are known to be missing
+    gone = run(job, standin.load)
+    assert (gone["ok"], gone["new"], gone["errors"]) == (2, 14, {"missing": 14})
+    check_each_once(tmp_path / "out", [f"clip{i}.mp4" for i in range(8)])
+    assert set(visible(str(tmp_path / "out")).table(["status"])["status"].to_pylist()) == {"ok"}
+    assert run(job, standin.load)["new"] == 0
+    for file in (tmp_path / "elsewhere").iterdir():
+        file.rename(clips / file.name)
+    assert (back := run(job, standin.load))["ok"] == 16 and back["new"] == 0
 
 
 @pytest.fixture
