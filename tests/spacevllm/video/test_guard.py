@@ -125,12 +125,12 @@ def test_the_child_dies_with_its_parent_even_while_it_hangs(tmp_path: Path) -> N
 def test_what_a_decoder_prints_does_not_disturb_the_answers(clip: Clip) -> None:
     code = (
         "import os\n"
-        "from spacevllm.video import guard\n"
-        "def noisy(*request):\n"
+        "from spacevllm.video import guard_child\n"
+        "def noisy(*request, **asked):\n"
         "    os.write(1, b'[h264] noise on standard output')\n"
-        "    return sample(*request)\n"
-        "sample, guard.sample_frames = guard.sample_frames, noisy\n"
-        "guard.serve()\n"
+        "    return sample(*request, **asked)\n"
+        "sample, guard_child.sample_frames = guard_child.sample_frames, noisy\n"
+        "guard_child.serve()\n"
     )
     with pytest.MonkeyPatch.context() as patch, GuardedSampler(timeout_s=60) as sampler:
         patch.setattr("spacevllm.video.guard._CHILD", code)
