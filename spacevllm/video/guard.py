@@ -134,6 +134,13 @@ class GuardedSampler:
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel on a dead disk: no use waiting
             child.wait(timeout=5)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts a child of its own."""
+        return vars(self) | {"_child": None, "_requests": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_lock": threading.Lock()})
+
     def __enter__(self) -> GuardedSampler:
         return self
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -135,6 +136,23 @@ def test_what_a_decoder_prints_does_not_disturb_the_answers(clip: Clip) -> None:
     with pytest.MonkeyPatch.context() as patch, GuardedSampler(timeout_s=60) as sampler:
         patch.setattr("spacevllm.video.guard._CHILD", code)
         assert sampler.sample(clip("plain.mp4"), 8).frames.shape == (8, 120, 160, 3)
+
+
+def test_a_copy_has_the_same_limits_and_a_child_of_its_own(sampler: GuardedSampler, clip: Clip) -> None:
+    sampler.sample(clip("plain.mp4"), 2)
+    with pickle.loads(pickle.dumps(sampler)) as copy:
+        assert copy.timeout_s == sampler.timeout_s
+        assert len(copy.sample(clip("plain.mp4"), 2).frames) == 2
+        assert _pid(copy) != _pid(sampler)
+
+
+def test_every_wanted_frame_has_time_of_its_own(clip: Clip, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with GuardedSampler(timeout_s=0.1, timeout_per_frame_s=0.05) as sampler:
+        with pytest.raises(errors.DecodeTimeout, match=r"within 0\.5 s"):
+            sampler.sample(tmp_path / "pipe.mp4", 8)
+        sampler.timeout_per_frame_s = 60
+        assert len(sampler.sample(clip("plain.mp4"), 2).frames) == 2
 
 
 def test_the_child_needs_no_torch() -> None:
