@@ -29,7 +29,7 @@ from spacevllm.span import Span
 from spacevllm.video.errors import VideoError
 from spacevllm.video.guard import GuardedSampler
 
-DRAW_TIMEOUT_S = 900.0  # of one clip: without margin_s all of a film is drawn
+DRAW_TIMEOUT_S = 4 * 3600.0  # of one clip: without margin_s all of a film is drawn
 # Of an answer, all but its boxes: enough to choose by, and little enough to hold of a whole archive.
 LIGHT = ["id", "video", "question", "status", "error", "begin_s", "confidence", "present", "model_id", "model_digest"]
 

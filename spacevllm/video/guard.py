@@ -41,7 +41,10 @@ _CHILD = "from spacevllm.video.guard_child import serve; serve()"
 _PIPE_BYTES = 1 << 20
 _MOST_MB = 1 << 16  # of an answer, where memory has no limit
 # Of our environment, what a program needs to start and to speak; keys and addresses of services are not among it.
-_KEPT = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8")
+_KEPT = (
+    *("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONUTF8"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ"),
+)
 
 
 class GuardedSampler:

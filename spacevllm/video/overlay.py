@@ -7,6 +7,7 @@ H.264, yuv420p, index in front. Small videos are enlarged until text is legible.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spacevllm.span import Span
 from spacevllm.video.errors import UndecodableFrames
+from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.limits import Limits
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, open_video, probe
@@ -36,6 +38,7 @@ COLOURS = (
 )  # answers, in order; told apart on any footage
 INK, QUIET, GROUND, TRACK = "#f4f4f2", "#9aa0a6", "#15171a", "#2b2f34"
 CLOCK = Fraction(1, 90_000)
+_DRAW_TIMEOUT_S, _DRAW_MB = 4 * 3600.0, 4096  # a whole film may be drawn
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,20 @@ def draw_marks(
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
+    return out
+
+
+def draw_guarded(video: str | Path, marks: Sequence[Mark], out: str | Path) -> Path:
+    """``draw_marks`` of a whole video in a process that can do nothing else, see ``guard``."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".drawing-", dir=out.parent) as canvas,
+        GuardedSampler(_DRAW_TIMEOUT_S, _DRAW_MB, writes_to=Path(canvas).resolve()) as drawer,
+    ):
+        drawn = Path(canvas).resolve() / "overlay.mp4"
+        drawer.run(draw_marks, video, marks, drawn)
+        drawn.replace(out)
     return out
 
 

@@ -118,11 +118,11 @@ def _libraries() -> Iterator[str]:
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix}
     yield from (*_LIBRARIES, *prefixes, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
     for folder in map(Path, sys.path):
-        if any(folder.is_relative_to(prefix) for prefix in prefixes) or not folder.is_dir():
-            continue
-        for entry in folder.iterdir():
-            if entry.suffix in (".py", ".so") or (entry / "__init__.py").exists():
-                yield str(entry)
+        if folder.name in ("site-packages", "dist-packages") or folder.is_file():  # a file: modules in a ZIP
+            yield str(folder)
+        elif not any(folder.is_relative_to(prefix) for prefix in prefixes) and folder.is_dir():
+            modules = (e for e in folder.iterdir() if e.suffix in (".py", ".so") or (e / "__init__.py").exists())
+            yield from map(str, modules)
 
 
 def _confine_calls() -> None:

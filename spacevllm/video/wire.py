@@ -28,7 +28,8 @@ from spacevllm.video.reader import SampledFrames
 
 LENGTH = struct.Struct(">Q")
 _RECORDS = {record.__name__: record for record in (SampledFrames, VideoInfo, Span)}
-_MAX_TEXT = 1 << 30  # bytes of JSON: the keyframes of a day of video are 50 MB
+_MAX_TEXT = 1 << 22  # bytes of JSON; what may be long travels as arrays
+_FEW = 64  # whole numbers that may be text
 _PLAIN = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 
 
@@ -77,6 +78,8 @@ def _tree(value: Any, buffers: list[memoryview]) -> Any:
     if isinstance(value, np.ndarray):
         buffers.append(np.ascontiguousarray(value).data)
         return {"array": len(buffers) - 1, "dtype": value.dtype.name, "shape": list(value.shape)}
+    if isinstance(value, tuple) and len(value) > _FEW and all(type(one) is int for one in value):  # keyframes
+        return {"ints": _tree(np.array(value), buffers)}
     if isinstance(value, list | tuple):
         return {type(value).__name__: [_tree(one, buffers) for one in value]}
     if isinstance(value, Fraction):
@@ -101,6 +104,7 @@ def _value(tree: Any, buffers: list[bytearray]) -> Any:
     makers: dict[str, Callable[[Any], Any]] = {
         "list": lambda content: [_value(one, buffers) for one in content],
         "tuple": lambda content: tuple(_value(one, buffers) for one in content),
+        "ints": lambda content: tuple(_value(content, buffers).tolist()),
         "fraction": lambda content: Fraction(*content),
         "path": Path,
     }
