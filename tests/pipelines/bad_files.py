@@ -153,6 +153,7 @@ def claims_to_be_huge(folder):
     return {
         "a.png": picture,
         "a.mov": lying_video(folder / "a.mov", *[picture] * 4),
+        "later.mov": lying_video(folder / "later.mov", png(64, 48), *[png(16_000, 16_000)] * 3),
         "a.jpg": b"\xff\xd8\xff\xc0\0\x11\x08"
         + struct.pack(">HH", 65_000, 65_000)
         + b"\3\1\x22\0\2\x11\1\3\x11\1\xff\xd9",

@@ -170,6 +170,19 @@ def test_this_machine_gives_the_whole_sandbox_or_says_what_is_missing() -> None:
     assert all(what.split(":")[0] in ("privileges", "files", "network and processes") for what in sandbox_status())
 
 
+def test_a_machine_without_the_means_decodes_and_says_so(clip: Clip, caplog: pytest.LogCaptureFixture) -> None:
+    code = (
+        "from spacevllm.video import guard_child, sandbox\n"
+        "sandbox._MACHINES, sandbox._CREATE_RULESET = {}, 100_000\n"
+        "guard_child.serve()\n"
+    )
+    with pytest.MonkeyPatch.context() as patch, GuardedSampler(timeout_s=60) as sampler:
+        patch.setattr("spacevllm.video.guard._CHILD", code)
+        assert len(sampler.sample(clip("plain.mp4"), 2).frames) == 2
+        assert [what.partition(":")[0] for what in sampler.missing] == ["files", "network and processes"]
+        assert [record.message for record in caplog.records if "Landlock" in record.message] != []
+
+
 def _a_dict(path: str) -> dict:
     return {}
 
