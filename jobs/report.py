@@ -18,6 +18,7 @@ from pipelines.archive.tubes import visible
 from pipelines.core import storage
 from pipelines.core.progress import Progress
 from pipelines.media.manifest import read_records
+from pipelines.media.reading import ReadOptions
 from spacevllm.answer import Answer
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
@@ -26,7 +27,9 @@ from spacevllm.drawing.report import NOT_THERE, ReportItem, write_report
 from spacevllm.evaluation.scoring import score
 from spacevllm.span import Span
 from spacevllm.video.errors import VideoError
+from spacevllm.video.guard import GuardedSampler
 
+DRAW_TIMEOUT_S = 4 * 3600.0  # of one clip: without margin_s all of a film is drawn
 # Of an answer, all but its boxes: enough to choose by, and little enough to hold of a whole archive.
 LIGHT = ["id", "video", "question", "status", "error", "begin_s", "confidence", "present", "model_id", "model_digest"]
 
@@ -153,11 +156,14 @@ def _draw(chosen: list[dict[str, Any]], config: ReportConfig) -> list[ReportItem
     truths = _truths(config) if config.data else {}
     whole = _whole_rows(chosen)
     items = []
-    with Progress("report", len(chosen), "clips") as progress:
+    clips = Path(config.out, "clips")
+    clips.mkdir(parents=True, exist_ok=True)
+    drawer = GuardedSampler(DRAW_TIMEOUT_S, ReadOptions().memory_mb, writes_to=clips.resolve())
+    with Progress("report", len(chosen), "clips") as progress, drawer:
         for number, light in enumerate(chosen):
             row, truth = whole[light["id"]], truths.get(_place(light))
             try:
-                items.append(_item(row, truth, Path(config.out, f"clips/{number:04d}.mp4"), config.margin_s))
+                items.append(_item(row, truth, clips / f"{number:04d}.mp4", config.margin_s, drawer))
             except (VideoError, OSError) as error:  # the video is gone since, or its store is
                 reason = error.reason if isinstance(error, VideoError) else f"storage: {row['video']}"
                 items.append(ReportItem(row["question"], row["video"], status="failed", error=f"{reason}: {error}"))
@@ -177,7 +183,9 @@ def _whole_rows(chosen: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return found
 
 
-def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: float | None) -> ReportItem:
+def _item(
+    row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: float | None, drawer: GuardedSampler
+) -> ReportItem:
     """Raises VideoError, OSError: the clip cannot be drawn."""
     answer = row_to_answer(row)
     assert isinstance(answer, Answer)  # ground asks for nothing else
@@ -186,7 +194,8 @@ def _item(row: Mapping[str, Any], truth: Instance | None, clip: Path, margin_s: 
         begin_s, end_s = min(span.begin_s for span in spans), max(span.end_s for span in spans)
         shown = Span(max(begin_s - margin_s, 0.0), min(end_s + margin_s, answer.duration_s))
     with storage.local_copy(row["video"]) as path:
-        draw_overlay(path, [answer], clip, truth, shown)
+        most = ReadOptions().max_pixels
+        drawer.run(draw_overlay, path, [answer], clip.resolve(), truth, shown, max_pixels=most)
     scores = score([truth], {truth.id: answer})[0] if truth else {}
     return ReportItem(
         row["question"], row["video"], answer, truth, clip, scores.get("tiou"), scores.get("viou"), shown=shown

@@ -97,9 +97,9 @@ class Answer(Sequence[Tube]):
 
     def draw(self, out: str | Path) -> Path:
         """Writes the video with all boxes and a timeline under the picture to ``out`` (MP4), one colour a track."""
-        from spacevllm.video.overlay import COLOURS, draw_marks  # drawing is optional for whoever only reads numbers
+        from spacevllm.video.overlay import COLOURS, draw_guarded  # drawing is optional for whoever only reads numbers
 
-        return draw_marks(self.video, self.marks(COLOURS), out)
+        return draw_guarded(self.video, self.marks(COLOURS), out)
 
     def marks(self, colours: Sequence[str]) -> list[Mark]:
         """The answer as things to draw, one a track; colours: ``#rrggbb``, taken in turn."""

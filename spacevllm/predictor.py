@@ -24,8 +24,9 @@ from spacevllm.model.processing import Question, Segment, SpaceVLLMProcessor
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes, says_absent
 from spacevllm.video.errors import StillImage
+from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
-from spacevllm.video.reader import SampledFrames, sample_frames, shown_part
+from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.video.resize import resize_frames
 from spacevllm.windows import Windows, ground_film, is_film
 from spacevllm.words.answers import MOST_SPANS, parse_boxes, parse_span, parse_spans
@@ -33,11 +34,12 @@ from spacevllm.words.answers import MOST_SPANS, parse_boxes, parse_span, parse_s
 Video = str | Path | SampledFrames
 _QUESTIONS_AT_ONCE = 64  # bounds the memory of one pass
 _TEXT_TOKENS, _BOX_TOKENS = 32, 14  # at most, of an answer without boxes and of a box as text
+_PATIENCE_S, _PER_FRAME_S, _DECODE_MB = 600.0, 60.0, 4096  # a person at a keyboard waits longer than a stage
 _SPAN_TOKENS = 18  # of one span: a digit is a token
 
 
 class Predictor:
-    """A model with its processor.
+    """A model with its processor. Files are decoded in a process of their own, see ``spacevllm.video.guard``.
 
     Attributes:
         num_frames: frames it samples from a video. image_size: that they are resized to.
@@ -64,6 +66,7 @@ class Predictor:
         self.model_id = model_id
         self.digest = digest
         self.memories = memories if model.config.prompt_order == "video_first" else None
+        self._sampler = GuardedSampler(_PATIENCE_S, _DECODE_MB, timeout_per_frame_s=_PER_FRAME_S)  # starts with a file
 
     @classmethod
     def load(
@@ -123,7 +126,7 @@ class Predictor:
 
     def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Answer]:
         def read(part: Span) -> SampledFrames:
-            return sample_frames(info.path, self.num_frames, part=part, size=self.image_size, info=info)
+            return self._sampler.sample(info.path, self.num_frames, part=part, size=self.image_size)
 
         def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Answer]:
             return self.ground(clip, asked, task)
@@ -167,7 +170,7 @@ class Predictor:
     def _frames(self, video: Video) -> SampledFrames:
         if isinstance(video, SampledFrames):
             return video
-        return sample_frames(video, self.num_frames, size=self.image_size)
+        return self._sampler.sample(video, self.num_frames, size=self.image_size)
 
     def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Said]:
         """One answer a question, all of one task; the video is prefilled once, or once a question if that is first."""

@@ -119,9 +119,9 @@ class Tube:
 
     def draw(self, out: str | Path) -> Path:
         """Writes the video with the box in the span and a timeline under the picture to ``out`` (MP4)."""
-        from spacevllm.video.overlay import COLOURS, draw_marks  # drawing is optional for whoever only reads numbers
+        from spacevllm.video.overlay import COLOURS, draw_guarded  # drawing is optional for whoever only reads numbers
 
-        return draw_marks(self.video, [self.mark(COLOURS[0])], out)
+        return draw_guarded(self.video, [self.mark(COLOURS[0])], out)
 
     def mark(self, colour: str) -> Mark:
         """The tube as something to draw; colour: ``#rrggbb``."""

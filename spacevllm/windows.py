@@ -19,7 +19,7 @@ import numpy as np
 from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes
-from spacevllm.video.errors import VideoError
+from spacevllm.video.errors import TooLarge, VideoError
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 
@@ -28,6 +28,7 @@ Read = Callable[[Span], SampledFrames]  # the frames of one part; raises VideoEr
 Ask = Callable[[SampledFrames, Sequence[str]], Sequence[Answer]]
 
 SECONDS_PER_FRAME = 2.0  # frames further apart miss what happens between them
+MAX_WINDOWS = 100_000  # of one film: a day of them at one frame a window; more is a forged length
 OVERLAP = 0.5  # of neighbouring windows: an event shorter than half a window is whole in one of them
 _MOVES = 2  # frame distances of the first look by which a second one may correct a border
 
@@ -64,12 +65,19 @@ def is_film(duration_s: float, num_frames: int) -> bool:
     return duration_s > num_frames * SECONDS_PER_FRAME
 
 
-def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP) -> list[Span]:
-    """Windows of ``length_s`` that cover ``whole``, evenly spread, each overlapping the next by ``overlap`` or more."""
+def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP, max_windows: int = MAX_WINDOWS) -> list[Span]:
+    """Windows of ``length_s`` that cover ``whole``, evenly spread, each overlapping the next by ``overlap`` or more.
+
+    Raises:
+        TooLarge: that would be more than ``max_windows``.
+    """
     rest = whole.end_s - whole.begin_s - length_s
     if rest <= 1e-3:  # also where only rounding is left
         return [whole]
     steps = math.ceil(rest / (length_s * (1 - overlap)))
+    if steps >= max_windows:
+        what = f"{rest + length_s:.0f} s are {steps + 1} windows of {length_s:g} s"
+        raise TooLarge(f"{what}, more than the allowed {max_windows}")
     begins = np.linspace(whole.begin_s, whole.end_s - length_s, steps + 1)
     return [Span(float(begin), min(float(begin) + length_s, whole.end_s)) for begin in begins]
 
@@ -95,7 +103,7 @@ def ground_film(
         Without a span where no window's answer had one.
 
     Raises:
-        VideoError: no window can be decoded.
+        VideoError: no window can be decoded. TooLarge: there would be more than ``MAX_WINDOWS``.
     """
     length_s = num_frames * SECONDS_PER_FRAME
     found: list[list[Candidate]] = [[] for _ in questions]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core import storage
+from pipelines.media.reading import ReadOptions
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.data.sources import SOURCES
 from spacevllm.data.statistics import Statistics
@@ -20,7 +21,6 @@ from spacevllm.video.guard import GuardedSampler
 
 FRAMES_IN_STRIP = 6
 ROWS_AT_ONCE = 1024
-TIMEOUT_S = 60.0
 FILES = {
     "unistg/<split>/*.parquet": "the records, shuffled; columns as in spacevllm/data/instance.py",
     "manifest.parquet": "every video and image they refer to, once",
@@ -70,7 +70,7 @@ def write_data_card(
 def draw_examples(folder: str, instances: Iterable[Instance]) -> list[Example]:
     """A strip of frames for each record; frames are uniform in its span."""
     examples = []
-    with GuardedSampler(TIMEOUT_S) as sampler:
+    with ReadOptions().open_sampler() as sampler:
         for instance in instances:
             uri = storage.join(storage.absolute(folder), instance.media)
             try:

@@ -45,7 +45,7 @@ def write_worst(
     """
     metric, by_id = METRICS[instances[0].task], {i.id: i for i in instances}
     chosen = choose(rows, metric, count)
-    with GuardedSampler(decode.timeout_s, decode.memory_mb) as sampler:
+    with decode.open_sampler() as sampler:
         cases = [_case(by_id[r["id"]], answers.get(r["id"]), r, predictions.get(r["id"], {}), sampler) for r in chosen]
     status = Counter(row["status"] for row in rows if row.get("protocol", HEADLINE) == HEADLINE)
     facts = {"queries": status.total(), "shown": len(cases), **{k: v for k, v in status.items() if k != "ok"}}

@@ -20,11 +20,11 @@ from pipelines.core.progress import Progress
 from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
-from spacevllm.config import Config, ConfigError
+from pipelines.media.reading import ReadOptions
+from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
 from spacevllm.data.media_check import Promise, Tolerance, differences, join, promise_of
 from spacevllm.video.errors import VideoError
-from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 
 FACTS = ["fps_num", "fps_den", "num_frames", "width", "height", "duration_s"]
@@ -46,7 +46,7 @@ REPORT = pa.schema(
 )
 
 
-class CheckMediaConfig(Config):
+class CheckMediaConfig(ReadOptions):
     """``check-media``: OUT/media/*.parquet, a row of ``REPORT`` for each medium, and OUT/report.txt.
 
     Attributes:
@@ -54,7 +54,7 @@ class CheckMediaConfig(Config):
         out: where the rows go. Running again reads only files that changed.
         decode_frames: uniform frames that are really decoded, first and last included.
         tolerance: how far a file may be from its annotations.
-        timeout_s, memory_mb: of the decoder process, for one file.
+        timeout_s, memory_mb and the other limits: of one file, see ``ReadOptions``.
         num_actors: side by side. block_rows: files that travel together.
         retry_failed: also look again at what failed before.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
@@ -64,8 +64,6 @@ class CheckMediaConfig(Config):
     out: str
     decode_frames: int = Field(default=4, ge=1)
     tolerance: Tolerance = Tolerance()
-    timeout_s: float = Field(default=60.0, gt=0)
-    memory_mb: int | None = Field(default=None, gt=0)
     num_actors: int = Field(default=2, ge=1)
     block_rows: int = Field(default=32, ge=1)
     retry_failed: bool = False
@@ -140,7 +138,7 @@ class MediaChecker:
 
     def __init__(self, config: CheckMediaConfig) -> None:
         self.config = config
-        self.sampler = GuardedSampler(config.timeout_s, config.memory_mb)
+        self.sampler = config.open_sampler()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([row | self.check(row) for row in table.to_pylist()], schema=REPORT)

@@ -27,11 +27,11 @@ from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_r
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
+from pipelines.media.reading import ReadOptions
 from spacevllm.config import Config
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import VideoError
-from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 
@@ -66,20 +66,16 @@ class Plan(NamedTuple):
     size: FrameSize
 
 
-class DecodeOptions(Config):
-    """How videos are read.
+class DecodeOptions(ReadOptions):
+    """How videos are read, within the limits of ``ReadOptions``.
 
     Attributes:
         backend: decoder library.
-        timeout_s: a video that takes longer is given up; its decoder is killed.
-        memory_mb: limit of the decoder process; None: none.
         num_actors: decoders that run side by side, one CPU each.
         block_rows: videos that travel together; what a killed run redoes at most, for each actor.
     """
 
     backend: Literal["pyav", "decord"] = "pyav"
-    timeout_s: float = Field(default=60.0, gt=0)
-    memory_mb: int | None = Field(default=None, gt=0)
     num_actors: int = Field(default=2, ge=1)
     block_rows: int = Field(default=8, ge=1)
 
@@ -142,7 +138,7 @@ class Decoder:
 
     def __init__(self, plan: Plan, options: DecodeOptions) -> None:
         self.plan, self.options = plan, options
-        self.sampler = GuardedSampler(timeout_s=options.timeout_s, memory_mb=options.memory_mb)
+        self.sampler = options.open_sampler()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [

@@ -17,14 +17,14 @@ class Children:
     """``count`` children. Their threads are not asyncio's own few, which everything else needs.
 
     Args:
-        timeout_s, memory_mb: see ``GuardedSampler``.
+        make: makes one.
     """
 
-    def __init__(self, name: str, count: int, timeout_s: float, memory_mb: int | None) -> None:
+    def __init__(self, name: str, count: int, make: Callable[[], GuardedSampler]) -> None:
         self._threads = ThreadPoolExecutor(count, name)
         self._free: SimpleQueue[GuardedSampler] = SimpleQueue()
         for _ in range(count):
-            self._free.put(GuardedSampler(timeout_s, memory_mb))
+            self._free.put(make())
 
     async def run(self, work: Callable[[GuardedSampler], T]) -> T:
         """What ``work`` gives or raises with a child of its own; it blocks a thread.

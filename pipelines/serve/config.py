@@ -46,9 +46,10 @@ class ServeConfig(Config):
         max_boxes: of one request's answers, one a frame and question: what they may need of memory and time.
         max_requests: requests that may be in work or in line in one copy of the ingress; beyond, they get 429 at once.
         decoders: videos decoded at once in one copy of the ingress, each in a process that can be killed.
-        decode_timeout_s, decode_memory_mb: a video that takes more time or memory to decode is refused.
+        decode_timeout_s, decode_timeout_per_frame_s, decode_memory_mb: a video that takes more time (in all, and for
+            each frame that the model sees) or memory to decode is refused.
         draw_timeout_s: most seconds for one overlay; with the same memory.
-        max_pixels, max_frames, max_duration_s: largest picture (width × height) and longest video taken.
+        max_pixels, max_frames, max_duration_s: largest picture (width × height, in any frame) and longest video taken.
         store: folder for videos that were sent; ``""``: a temporary one. Several machines need a shared one.
         store_mb: MiB of it, answers and drawings included; the videos unused for longest leave first.
         memory_mb: MiB on the device for videos that were asked about, so that asking again reads nothing; 0: none.
@@ -78,6 +79,7 @@ class ServeConfig(Config):
     max_requests: int = Field(default=36, ge=1)
     decoders: int = Field(default=2, ge=1)
     decode_timeout_s: float = Field(default=60.0, gt=0)
+    decode_timeout_per_frame_s: float = Field(default=2.0, ge=0)
     decode_memory_mb: int | None = Field(default=4096, ge=64)
     draw_timeout_s: float = Field(default=300.0, gt=0)
     max_pixels: int = Field(default=4096 * 2304, ge=1)

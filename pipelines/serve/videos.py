@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video.errors import MissingVideo, VideoError
 from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.limits import Limits
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 from spacevllm.windows import is_film
@@ -46,8 +49,9 @@ class Videos:
         self.num_frames, self.image_size = num_frames, image_size
         self.store = VideoStore(folder, config.store_mb << 20)
         self._frames = KeptFrames(config.frames_mb << 20)
-        self._decoders = Children("decode", config.decoders, config.decode_timeout_s, config.decode_memory_mb)
-        self._drawers = Children("draw", 1, config.draw_timeout_s, config.decode_memory_mb)
+        self._canvas = tempfile.TemporaryDirectory(prefix="spacevllm-draw-", ignore_cleanup_errors=True)
+        self._decoders = Children("decode", config.decoders, self._decoder)
+        self._drawers = Children("draw", 1, self._drawer)
 
     async def receive(self, upload: IO[bytes], name: str) -> Video:
         """A video that was sent. Raises Problem: 422 if it cannot be decoded."""
@@ -132,6 +136,19 @@ class Videos:
     def close(self) -> None:
         self._decoders.close()
         self._drawers.close()
+        self._canvas.cleanup()
+
+    def _decoder(self) -> GuardedSampler:
+        config = self.config
+        limits = Limits(config.max_pixels, config.max_frames, config.max_duration_s)
+        per_frame = config.decode_timeout_per_frame_s
+        return GuardedSampler(
+            config.decode_timeout_s, config.decode_memory_mb, timeout_per_frame_s=per_frame, limits=limits
+        )
+
+    def _drawer(self) -> GuardedSampler:
+        """It sees no video but the one it draws, and writes nowhere but here: not into the store."""
+        return GuardedSampler(self.config.draw_timeout_s, self.config.decode_memory_mb, writes_to=self._canvas.name)
 
     async def _find_local(self, path: str, named: str) -> Video:
         try:
@@ -176,17 +193,12 @@ class Videos:
             raise refusal(error, video) from None
         if clip.info.duration_s == 0:
             raise Problem(422, "still_image", f"{video.name} is a picture: it has no time to ask about")
-        if clip.info.duration_s > self.config.max_duration_s:
-            seconds = f"{clip.info.duration_s:.0f} s, at most {self.config.max_duration_s:.0f} s are taken"
-            raise Problem(422, "too_large", f"{video.name} lasts {seconds}")
         return clip
 
     async def _sample(self, path: str, part: Span | None = None, info: VideoInfo | None = None) -> SampledFrames:
-        limits: dict[str, Any] = {"max_pixels": self.config.max_pixels, "max_frames": self.config.max_frames}
-
         def sample(child: GuardedSampler) -> SampledFrames:
             with DECODE_SECONDS.time():
-                return child.sample(path, self.num_frames, part=part, size=self.image_size, info=info, **limits)
+                return child.sample(path, self.num_frames, part=part, size=self.image_size, info=info)
 
         return await self._decoders.run(sample)
 
@@ -194,9 +206,11 @@ class Videos:
         if path := self.store.drawing(video, key):  # somebody else had it drawn while this waited
             return path
         found = [Answer.from_dict(json.loads(answer)) for answer in answers]
-        with self.store.incoming() as folder:  # a child that is killed leaves a part of it
-            drawn: Path = child.run(draw_overlay, video.path, found, str(folder / "overlay.mp4"))
-            return self.store.add_drawing(video, key, drawn)
+        canvas = tempfile.TemporaryDirectory(dir=self._canvas.name, ignore_cleanup_errors=True)
+        with canvas as wet, self.store.incoming() as folder:  # a child that is killed leaves a part of it
+            drawn = Path(wet, "overlay.mp4")
+            child.run(draw_overlay, video.path, found, str(drawn), max_pixels=self.config.max_pixels)
+            return self.store.add_drawing(video, key, Path(shutil.move(drawn, folder)))
 
 
 def gone(video_id: str) -> Problem:

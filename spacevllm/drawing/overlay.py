@@ -24,13 +24,14 @@ def draw_overlay(
     out: str | Path,
     truth: Instance | Tube | None = None,
     part: Span | None = None,
+    max_pixels: int | None = None,
 ) -> Path:
     """Writes ``video`` with ``answers`` (and the truth) drawn in as an MP4 without sound.
 
     Args:
         video: local path of the video the answers speak of.
         answers: one question each; every thing in a colour of its own. One without a span has a caption and no box.
-        out, part: see ``draw_marks``.
+        out, part, max_pixels: see ``draw_marks``.
         truth: the right answer: an instance (spans, and boxes where annotated) or a tube.
 
     Raises:
@@ -40,7 +41,7 @@ def draw_overlay(
     for answer in (one if isinstance(one, Answer) else Answer([one]) for one in answers):
         first = len(marks) % len(COLOURS)
         marks += answer.marks(COLOURS[first:] + COLOURS[:first])
-    return draw_marks(video, marks if truth is None else [*marks, *truth_marks(truth)], out, part)
+    return draw_marks(video, marks if truth is None else [*marks, *truth_marks(truth)], out, part, max_pixels)
 
 
 def truth_marks(truth: Instance | Tube) -> list[Mark]:

@@ -64,9 +64,15 @@ class EmptySegment(VideoError):
 
 
 class TooLarge(VideoError):
-    """More pixels or frames than the caller allows."""
+    """More pixels, frames, seconds or windows than the caller allows."""
 
     reason = "too_large"
+
+
+class ImplausibleTime(VideoError):
+    """A frame stands for longer than an hour: its time stamp, or the next one's, is damaged or forged."""
+
+    reason = "implausible_time"
 
 
 class DecodeTimeout(VideoError):

@@ -1,39 +1,50 @@
-"""Decoding in a child process that can be killed: a hang or a crash of a decoder costs one video.
+"""Decoding in a child process that can be killed and can do little else: what a hostile file does to a decoder costs
+one video.
 
-It remembers the packets of the file it read last, so that a film is asked for part by part at the cost of the parts.
-The child lives across calls (starting it takes a quarter of a second) and is replaced after a time-out, a crash or
-``recycle_after`` calls. It dies with its parent: when the parent's end of the pipe closes, whatever the child does.
-Messages are pickles, their arrays sent apart and uncopied, on pipes of their own: what decoders print goes to stderr.
+The child (``guard_child``) lives across calls, as starting it takes a quarter of a second, and is replaced after a
+time-out, a crash or ``recycle_after`` calls. It has no secrets of ours in its environment, opens no files (each comes
+as an open descriptor) and no sockets, see ``sandbox``; and what it answers is data, see ``wire``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import logging
 import os
 import pickle
-import resource
-import select
 import signal
-import struct
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
-from spacevllm.video.errors import DecoderCrashed, DecodeTimeout
+from spacevllm.video import wire
+from spacevllm.video.errors import DecoderCrashed, DecodeTimeout, MissingVideo
+from spacevllm.video.files import open_within
+from spacevllm.video.limits import UNLIMITED, Limits
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import Backend, SampledFrames, sample_frames
 
-_LENGTH = struct.Struct(">Q")
-_CHILD = "from spacevllm.video.guard import serve; serve()"
+log = logging.getLogger(__name__)
+
+_CHILD = "from spacevllm.video.guard_child import serve; serve()"
 _PIPE_BYTES = 1 << 20
+_MOST_MB = 1 << 16  # of an answer, where memory has no limit
+# Of our environment, what a program needs to start and to speak; keys and addresses of services are not among it.
+_KEPT = (
+    *("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONUTF8"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ"),
+)
 
 
 class GuardedSampler:
@@ -41,10 +52,16 @@ class GuardedSampler:
     turns.
 
     Args:
-        timeout_s: most seconds for one video; the child's start is not counted.
+        timeout_s: most seconds for one video; the child's start is not counted. timeout_per_frame_s: more for each
+            wanted frame: each may be a seek of its own, with hundreds of frames to decode up to it.
         memory_mb: address space the decoding may add to what the child has after its start (RLIMIT_AS), or no limit.
         recycle_after: calls after which the child is replaced: decord's memory grows.
         start_timeout_s: most seconds for the child to start.
+        limits: of what ``sample`` accepts where it is not told others.
+        writes_to: folder that what runs there may write to; None: it writes nothing.
+
+    Attributes:
+        missing: of the sandbox of the last child, what this machine cannot give, in words.
     """
 
     def __init__(
@@ -53,12 +70,18 @@ class GuardedSampler:
         memory_mb: int | None = None,
         recycle_after: int = 1000,
         start_timeout_s: float = 60.0,
+        timeout_per_frame_s: float = 0.0,
+        limits: Limits = UNLIMITED,
+        writes_to: str | Path | None = None,
     ) -> None:
-        self.timeout_s = timeout_s
-        self.memory_mb = memory_mb
+        self.timeout_s, self.timeout_per_frame_s = timeout_s, timeout_per_frame_s
+        self.memory_mb, self.limits = memory_mb, limits
         self.recycle_after = recycle_after
         self.start_timeout_s = start_timeout_s
+        self.writes_to = writes_to
+        self.missing: tuple[str, ...] = ()
         self._child: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
         self._calls = 0
         self._lock = threading.Lock()
 
@@ -73,30 +96,33 @@ class GuardedSampler:
         part: Span | None = None,
         size: FrameSize | None = None,
         info: VideoInfo | None = None,
+        max_duration_s: float | None = None,
     ) -> SampledFrames:
         """``sample_frames`` with these arguments.
 
         Raises:
-            DecodeTimeout: it took longer than ``timeout_s``. DecoderCrashed: the child died or ran out of memory.
+            DecodeTimeout: it took longer than allowed. DecoderCrashed: the child died or ran out of memory.
             VideoError: whatever ``sample_frames`` raised.
         """
-        frames: SampledFrames = self.run(
-            sample_frames, str(path), num_frames, backend, segment, max_pixels, max_frames, part, size, info
-        )
-        return frames
+        told = {"max_pixels": max_pixels, "max_frames": max_frames, "max_duration_s": max_duration_s}
+        limits = self.limits._asdict() | {name: most for name, most in told.items() if most is not None}
+        plan = {"num_frames": num_frames, "backend": backend, "segment": segment, "part": part, "size": size}
+        asked = {**plan, "info": info, **limits}
+        seconds = self.timeout_s + self.timeout_per_frame_s * num_frames
+        frames: SampledFrames = self._call(seconds, sample_frames, str(path), (), asked)
+        return replace(frames, info=replace(frames.info, path=str(path)))  # whatever the child calls it
 
-    def run(self, function: Callable[..., Any], path: str, *arguments: Any) -> Any:
-        """``function(path, *arguments)`` in the child; the function of a module, and what it takes and gives, pickle.
+    def run(self, function: Callable[..., Any], path: str | Path, *arguments: Any, **named: Any) -> Any:
+        """``function(path, *arguments, **named)`` in the child; the function of a module, what it takes pickles.
+
+        It may open no file but ``path``, by ``files.open_bytes``, and what ``writes_to`` holds, and it gives what
+        ``wire`` knows.
 
         Raises:
             DecodeTimeout: it took longer than ``timeout_s``. DecoderCrashed: the child died or ran out of memory.
             Exception: whatever the function raised.
         """
-        with self._lock:
-            reply = self._ask(path, (function, path, *arguments))
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
+        return self._call(self.timeout_s, function, str(path), arguments, named)
 
     def close(self) -> None:
         """Kills the child; the next ``sample`` would start another."""
@@ -105,11 +131,18 @@ class GuardedSampler:
             return
         with contextlib.suppress(ProcessLookupError):  # it is gone already
             os.killpg(child.pid, signal.SIGKILL)
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+        for end in (self._requests, child.stdout):
+            if end is not None:
+                end.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel on a dead disk: no use waiting
             child.wait(timeout=5)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts a child of its own."""
+        return vars(self) | {"_child": None, "_requests": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_lock": threading.Lock()})
 
     def __enter__(self) -> GuardedSampler:
         return self
@@ -117,19 +150,37 @@ class GuardedSampler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, path: str, request: tuple[Any, ...]) -> Any:
-        child = self._ready_child()
-        assert child.stdin is not None and child.stdout is not None
+    def _call(
+        self, seconds: float, function: Callable[..., Any], path: str, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        with self._lock:
+            child = self._ready_child()
+            reply = self._ask(child, path, seconds, pickle.dumps((seconds, function, path, arguments, named)))
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    def _ask(self, child: subprocess.Popen[bytes], path: str, seconds: float, request: bytes) -> Any:
+        assert self._requests is not None and child.stdout is not None
+        deadline = time.monotonic() + seconds
         try:
-            _write(child.stdin.fileno(), request)
-            return _read(child.stdout.fileno(), time.monotonic() + self.timeout_s)
+            with open_within(path, seconds) as file:
+                self._requests.settimeout(max(deadline - time.monotonic(), 0.001))
+                socket.send_fds(self._requests, [wire.LENGTH.pack(len(request))], [file.fileno()])
+            self._requests.sendall(request)
+            return wire.receive(child.stdout.fileno(), deadline, (self.memory_mb or _MOST_MB) << 20)
+        except MissingVideo:  # the child was not asked
+            raise
         except TimeoutError:
             self.close()
-            raise DecodeTimeout(f"{path}: not read within {self.timeout_s:g} s") from None
-        except (EOFError, BrokenPipeError):
+            raise DecodeTimeout(f"{path}: not read within {seconds:g} s") from None
+        except (EOFError, ConnectionError):
             ending = _ending(child)
             self.close()
             raise DecoderCrashed(f"{path}: the decoding process died ({ending})") from None
+        except wire.Malformed as error:
+            self.close()
+            raise DecoderCrashed(f"{path}: the decoding process gave no answer ({error})") from None
         except BaseException:  # interrupted half-way: the next reply would answer this request
             self.close()
             raise
@@ -143,98 +194,54 @@ class GuardedSampler:
         return self._child
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parents[2])  # the parent's copy of the package, wherever it runs
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._child = child = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD, str(self.memory_mb or 0)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
+        self._requests, theirs = socket.socketpair()
+        with theirs:
+            self._child = child = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CHILD, str(self.memory_mb or 0), str(self.writes_to or "")],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                env=_environment(),
+            )
         assert child.stdout is not None
         with contextlib.suppress(OSError):  # a user with many pipes may not; they only make it faster
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            _read(child.stdout.fileno(), time.monotonic() + self.start_timeout_s)
+            self.missing = wire.receive(child.stdout.fileno(), time.monotonic() + self.start_timeout_s, 0)
         except TimeoutError:
             self.close()
             raise DecoderCrashed(f"the decoding process did not start within {self.start_timeout_s:g} s") from None
-        except EOFError:
+        except (EOFError, wire.Malformed):
             ending = _ending(child)
             self.close()
             raise DecoderCrashed(f"the decoding process died at its start ({ending})") from None
         except BaseException:  # interrupted: its greeting would be read as an answer
             self.close()
             raise
+        _tell_once(self.missing)
         return child
 
 
-def serve() -> None:
-    """The child: answers requests on stdin until it closes."""
-    requests, replies = os.dup(0), os.dup(1)
-    os.dup2(2, 1)  # whatever a decoder prints
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    threading.Thread(target=_exit_with_parent, args=(requests,), daemon=True).start()
-    _limit_memory(int(sys.argv[1]))
-    _write(replies, "ready")
-    probed = _LastProbed()
-    while True:
-        try:
-            request = _read(requests, deadline=None)
-        except EOFError:
-            return
-        _write(replies, _answer(request, probed))
+@functools.lru_cache
+def sandbox_status() -> tuple[str, ...]:
+    """What this machine cannot give of the sandbox that decoders run in, in words; empty: it is whole."""
+    with GuardedSampler(timeout_s=60) as sampler:
+        sampler._ready_child()
+        return sampler.missing
 
 
-class _LastProbed:
-    """What is known of the file that was read last."""
-
-    def __init__(self) -> None:
-        self.stamp: tuple[object, ...] = ()
-        self.info: VideoInfo | None = None
-
-    def sample(self, path: str, *rest: Any) -> SampledFrames:
-        *rest, info = rest  # type: ignore[assignment]
-        limits = rest[3:5]  # max_pixels and max_frames are checked while probing
-        stamp = (path, *limits, *_file_stamp(path))
-        arguments: tuple[Any, ...] = (path, *rest, info or (self.info if stamp == self.stamp else None))
-        sampled = sample_frames(*arguments)
-        self.stamp, self.info = (stamp, sampled.info) if sampled.info.container != "image" else ((), None)
-        return sampled
+@functools.lru_cache
+def _tell_once(missing: tuple[str, ...]) -> None:
+    for what in missing:
+        log.warning("videos are decoded without a part of the sandbox: %s", what)
 
 
-def _file_stamp(path: str) -> tuple[int, ...]:
-    try:
-        facts = os.stat(path)
-    except OSError:  # the reader says so
-        return ()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _answer(request: tuple[Any, ...], probed: _LastProbed) -> Any:
-    function, path, *arguments = request
-    try:
-        return probed.sample(path, *arguments) if function is sample_frames else function(path, *arguments)
-    except MemoryError:
-        return DecoderCrashed(f"{path}: the decoder ran out of memory")
-    except Exception as error:  # the parent raises it
-        return error
-
-
-def _exit_with_parent(requests: int) -> None:
-    """Waits until nobody can write requests any more; a decoder that hangs does not hold this thread up."""
-    closed = select.poll()
-    closed.register(requests, 0)  # no events but POLLHUP, which always comes
-    closed.poll()
-    os._exit(0)
-
-
-def _limit_memory(megabytes: int) -> None:
-    if megabytes:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])  # the parent's copy of the package, wherever it runs
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}  # threads: see sandbox
 
 
 def _ending(child: subprocess.Popen[bytes]) -> str:
@@ -244,45 +251,3 @@ def _ending(child: subprocess.Popen[bytes]) -> str:
     except subprocess.TimeoutExpired:
         return "it closed its pipe but runs on"
     return f"signal {-code}" if code < 0 else f"exit status {code}"
-
-
-def _write(fd: int, message: Any) -> None:
-    """Number of parts, then each part with its length: the pickle and the buffers of its arrays."""
-    arrays: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
-    parts = [memoryview(body), *(array.raw() for array in arrays)]
-    _write_all(fd, memoryview(_LENGTH.pack(len(parts))))
-    for part in parts:
-        _write_all(fd, memoryview(_LENGTH.pack(len(part))))
-        _write_all(fd, part)
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _read(fd: int, deadline: float | None) -> Any:
-    """One message; raises TimeoutError at ``deadline`` (monotonic seconds), EOFError when the other end is gone."""
-    (count,) = _LENGTH.unpack(_read_exactly(fd, _LENGTH.size, deadline))
-    parts = []
-    for _ in range(count):
-        (length,) = _LENGTH.unpack(_read_exactly(fd, _LENGTH.size, deadline))
-        parts.append(_read_exactly(fd, length, deadline))
-    return pickle.loads(parts[0], buffers=parts[1:])
-
-
-def _read_exactly(fd: int, length: int, deadline: float | None) -> bytearray:
-    data = bytearray(length)
-    rest = memoryview(data)
-    readable = select.poll()
-    readable.register(fd, select.POLLIN)
-    while rest:
-        wait_ms = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
-        if not readable.poll(wait_ms):
-            raise TimeoutError
-        count = os.readv(fd, [rest])
-        if count == 0:
-            raise EOFError
-        rest = rest[count:]
-    return data

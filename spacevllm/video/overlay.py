@@ -7,6 +7,7 @@ H.264, yuv420p, index in front. Small videos are enlarged until text is legible.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spacevllm.span import Span
 from spacevllm.video.errors import UndecodableFrames
+from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.limits import Limits
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, open_video, probe
 
@@ -35,6 +38,7 @@ COLOURS = (
 )  # answers, in order; told apart on any footage
 INK, QUIET, GROUND, TRACK = "#f4f4f2", "#9aa0a6", "#15171a", "#2b2f34"
 CLOCK = Fraction(1, 90_000)
+_DRAW_TIMEOUT_S, _DRAW_MB = 4 * 3600.0, 4096  # a whole film may be drawn
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,20 @@ class Mark:
         return [mark.span_s for mark in (self, *self.more) if mark.span_s]
 
 
-def draw_marks(video: str | Path, marks: Sequence[Mark], out: str | Path, part: Span | None = None) -> Path:
+def draw_marks(
+    video: str | Path,
+    marks: Sequence[Mark],
+    out: str | Path,
+    part: Span | None = None,
+    max_pixels: int | None = None,
+) -> Path:
     """Writes ``video`` with ``marks`` drawn in as an MP4 without sound.
 
     Args:
         video: local path.
         out: the MP4 to write; its folder is made. It appears only when complete.
         part: what to show of it, in its seconds; the clip begins there. None: all of it.
+        max_pixels: largest width × height accepted; a larger frame half-way is left out.
 
     Returns:
         ``out`` as a Path.
@@ -78,14 +89,28 @@ def draw_marks(video: str | Path, marks: Sequence[Mark], out: str | Path, part: 
     Raises:
         VideoError: the video cannot be read.
     """
-    info, out = probe(str(video)), Path(out)
+    info, out = probe(str(video), max_pixels), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(info, Canvas(info, marks), unfinished, part or Span(0.0, info.duration_s))
+        _write(info, Canvas(info, marks), unfinished, part or Span(0.0, info.duration_s), Limits(max_pixels))
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
+    return out
+
+
+def draw_guarded(video: str | Path, marks: Sequence[Mark], out: str | Path) -> Path:
+    """``draw_marks`` of a whole video in a process that can do nothing else, see ``guard``."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".drawing-", dir=out.parent) as canvas,
+        GuardedSampler(_DRAW_TIMEOUT_S, _DRAW_MB, writes_to=Path(canvas).resolve()) as drawer,
+    ):
+        drawn = Path(canvas).resolve() / "overlay.mp4"
+        drawer.run(draw_marks, video, marks, drawn)
+        drawn.replace(out)
     return out
 
 
@@ -198,7 +223,7 @@ def _font(size: int, texts: Iterable[str]) -> ImageFont.FreeTypeFont | ImageFont
     return ImageFont.load_default(size=size)
 
 
-def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span) -> None:
+def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span, limits: Limits) -> None:
     begin = max(int(np.searchsorted(info.times_s, part.begin_s, side="right")) - 1, 0)
     end = max(int(np.searchsorted(info.times_s, part.end_s, side="left")), begin + 1)
     start_s = float(info.times_s[begin])
@@ -208,7 +233,7 @@ def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span) -> None:
         stream.codec_context.time_base = CLOCK
         stream.codec_context.colorspace = Colorspace.ITU709
         frames = 0
-        for index, time_s, picture in _upright_frames(info, canvas.picture, begin, end):
+        for index, time_s, picture in _upright_frames(info, canvas.picture, begin, end, limits):
             image = av.VideoFrame.from_ndarray(np.asarray(canvas.paint(index, time_s, picture)), format="rgb24")
             frame = image.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             frame.pts, frame.time_base = round((time_s - start_s) / CLOCK), CLOCK
@@ -220,7 +245,7 @@ def _write(info: VideoInfo, canvas: Canvas, path: Path, part: Span) -> None:
 
 
 def _upright_frames(
-    info: VideoInfo, size: tuple[int, int], begin: int, end: int
+    info: VideoInfo, size: tuple[int, int], begin: int, end: int, limits: Limits
 ) -> Iterator[tuple[int, float, np.ndarray]]:
     """Each shown frame of ``[begin, end)`` that decodes, in order: number, seconds, (h, w, 3) uint8 of ``size``.
 
@@ -230,7 +255,7 @@ def _upright_frames(
     width, height = size if turns % 2 == 0 else size[::-1]
     number = {pts: i for i, pts in enumerate(info.pts.tolist())}
     reformatter, next_one = VideoReformatter(), begin
-    with open_video(info.path) as (source, stream):
+    with open_video(info.path, limits) as (source, stream):
         for packet in packets_from(source, stream, int(info.pts[begin]) if begin else None):
             for frame in decode_packet(packet):
                 index = number.get(frame.pts)

@@ -7,7 +7,6 @@ variable rates and edit lists, a pts is not.
 from __future__ import annotations
 
 import math
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +26,14 @@ from spacevllm.video.errors import (
     MissingVideo,
     NotAVideo,
     NoVideoStream,
-    TooLarge,
     TruncatedVideo,
     UndecodableFrames,
 )
+from spacevllm.video.files import ffmpeg_source, file_status, open_bytes
+from spacevllm.video.limits import UNLIMITED, Limits, check_times
 
 # A name says nothing about the content, so playlists, which name other files or hosts, are never opened.
-_OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mp3,wav,flac,aac",
-}
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,mp3,wav,flac,aac"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,30 +82,38 @@ class VideoInfo:
         return self.times_s[begin:end] if off.max(initial=0) > step / 2 else self.times_s[:0]
 
 
-def probe(path: str | Path, max_pixels: int | None = None, max_frames: int | None = None) -> VideoInfo:
+def probe(
+    path: str | Path,
+    max_pixels: int | None = None,
+    max_frames: int | None = None,
+    max_duration_s: float | None = None,
+) -> VideoInfo:
     """Reads every packet of a local video file once.
 
     Args:
-        max_pixels: largest width × height accepted. max_frames: most frames accepted.
+        max_pixels: largest width × height accepted. max_frames, max_duration_s: longest video accepted.
 
     Raises:
         VideoError: a subclass that names the reason; see ``spacevllm.video.errors``.
     """
-    with open_video(path, max_pixels) as (container, stream):
-        return scan(str(path), container, stream, max_frames)
+    limits = Limits(max_pixels, max_frames, max_duration_s)
+    with open_video(path, limits) as (container, stream):
+        return scan(str(path), container, stream, limits)
 
 
 @contextmanager
-def open_video(path: str | Path, max_pixels: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The opened container and its video stream, set to decode in one thread.
+def open_video(path: str | Path, limits: Limits = UNLIMITED) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened container and its video stream, set to decode in one thread and no larger picture than allowed.
 
     Raises:
         MissingVideo, EmptyFile, NotAVideo, NoVideoStream, TruncatedVideo (an MP4 without its index), TooLarge.
     """
     path = str(path)
     check_file(path)
+    source, options = ffmpeg_source(path)
+    options |= {"format_whitelist": _FORMATS} | limits.decoder_options  # opening decodes, too, if the header is vague
     try:
-        container = av.open(f"file:{path}", options=_OPEN_OPTIONS, metadata_errors="replace")
+        container = av.open(source, options=options, metadata_errors="replace")
     except MemoryError:
         raise
     except (av.FFmpegError, OSError) as error:
@@ -120,7 +125,8 @@ def open_video(path: str | Path, max_pixels: int | None = None) -> Iterator[tupl
             raise NoVideoStream(f"{path}: no video stream, only {kinds} streams")
         if stream.codec_context is None:
             raise NotAVideo(f"{path}: no decoder for its video codec")
-        check_pixels(path, stream.width, stream.height, max_pixels)
+        limits.check_pixels(path, stream.width, stream.height)
+        stream.codec_context.options = limits.decoder_options
         stream.thread_type, stream.thread_count = "NONE", 1
         yield container, stream
 
@@ -128,7 +134,7 @@ def open_video(path: str | Path, max_pixels: int | None = None) -> Iterator[tupl
 def check_file(path: str) -> None:
     """Raises MissingVideo or EmptyFile, with what is there instead of a video."""
     try:
-        status = os.stat(path)
+        status = file_status(path)
     except OSError as error:
         raise MissingVideo(f"{path}: {error.strerror}") from None
     if stat.S_ISDIR(status.st_mode):
@@ -137,14 +143,9 @@ def check_file(path: str) -> None:
         raise EmptyFile(f"{path}: the file is empty (0 bytes)")
 
 
-def check_pixels(path: str, width: int, height: int, max_pixels: int | None) -> None:
-    if max_pixels is not None and width * height > max_pixels:
-        raise TooLarge(f"{path}: {width}x{height} pixels, more than the allowed {max_pixels}")
-
-
-def scan(path: str, container: InputContainer, stream: VideoStream, max_frames: int | None = None) -> VideoInfo:
+def scan(path: str, container: InputContainer, stream: VideoStream, limits: Limits = UNLIMITED) -> VideoInfo:
     """VideoInfo from the packets of a freshly opened container; afterwards it stands at its end."""
-    packets = _read_packets(path, container, stream, max_frames)
+    packets = _read_packets(path, container, stream, limits)
     context = stream.codec_context
     if container.format.name == "avi" and context.name in ("h264", "hevc") and context.has_b_frames:
         raise NotAVideo(f"{path}: AVI keeps no presentation times for the B-frames of {context.name}; re-mux it to MP4")
@@ -157,6 +158,8 @@ def scan(path: str, container: InputContainer, stream: VideoStream, max_frames: 
     pts = np.array(sorted(shown), dtype=np.int64)  # (N,)
     last = next(duration for p, _, _, duration in packets.entries if p == pts[-1])
     ticks = int(pts[-1] - pts[0]) + (last or _typical_step(pts, stream, base))
+    check_times(path, pts, ticks, base)
+    limits.check_duration(path, float(ticks * base))
     _check_promised_end(path, stream, Fraction(int(pts[0]) + ticks) * base)
     rotation, mirrored = packets.orientation
     turned = rotation in (90, 270)
@@ -189,7 +192,7 @@ class _Packets:
     fresh: bool = True  # the decoder forgets everything at every keyframe
 
 
-def _read_packets(path: str, container: InputContainer, stream: VideoStream, max_frames: int | None) -> _Packets:
+def _read_packets(path: str, container: InputContainer, stream: VideoStream, limits: Limits) -> _Packets:
     found: _Packets | None = None
     corrupt, early = False, 0
     context = stream.codec_context
@@ -203,12 +206,11 @@ def _read_packets(path: str, container: InputContainer, stream: VideoStream, max
             if packet.pts is None:
                 raise NotAVideo(f"{path}: packets without time stamps ({container.format.name}); re-mux it to MP4")
             if found is None:
-                found = _first_frame(path, stream, packet)
+                found = _first_frame(path, stream, packet, limits)
             found.entries.append((packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
             found.fresh = found.fresh and (not packet.is_keyframe or _starts_afresh(context, bytes(packet)))
             corrupt = packet.is_corrupt
-            if max_frames is not None and len(found.entries) > max_frames:
-                raise TooLarge(f"{path}: more frames than the allowed {max_frames}")
+            limits.check_frames(path, len(found.entries))
     except MemoryError:
         raise
     except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV's, about a stream that only damage has invented
@@ -223,7 +225,7 @@ def _read_packets(path: str, container: InputContainer, stream: VideoStream, max
     return found
 
 
-def _first_frame(path: str, stream: VideoStream, packet: av.Packet) -> _Packets:
+def _first_frame(path: str, stream: VideoStream, packet: av.Packet, limits: Limits) -> _Packets:
     """Size and orientation from the first keyframe, alone; the container's own header fields are not exposed."""
     context = stream.codec_context
     try:  # a plain copy: the packet itself may be marked as hidden, and then no frame comes out
@@ -231,9 +233,11 @@ def _first_frame(path: str, stream: VideoStream, packet: av.Packet) -> _Packets:
     except MemoryError:
         raise
     except av.FFmpegError as error:
+        limits.check_refused(path, context.width, context.height)
         raise UndecodableFrames(f"{path}: the first keyframe cannot be decoded: {error.strerror}") from None
     if not frames:
         raise UndecodableFrames(f"{path}: the first keyframe cannot be decoded")
+    limits.check_pixels(path, frames[0].width, frames[0].height)
     return _Packets([], frames[0].width, frames[0].height, _orientation(frames[0]))
 
 
@@ -294,7 +298,7 @@ def _explain_open(path: str, error: Exception) -> Exception:
     if isinstance(error, PermissionError):
         return MissingVideo(f"{path}: may not be read (permission denied)")
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             head = file.read(12)
     except OSError as failure:
         return MissingVideo(f"{path}: cannot be read: {failure.strerror}")

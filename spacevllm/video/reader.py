@@ -7,6 +7,7 @@ costs time, never a wrong frame.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -22,8 +23,10 @@ from av.video.stream import VideoStream
 from spacevllm.frame_size import FrameSize, fit_size
 from spacevllm.span import Span
 from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
+from spacevllm.video.files import file_status, is_handed_over, open_bytes
+from spacevllm.video.limits import UNLIMITED, Limits
 from spacevllm.video.packets import decode_packet, packets_from
-from spacevllm.video.probe import VideoInfo, check_file, check_pixels, open_video, scan
+from spacevllm.video.probe import VideoInfo, check_file, open_video, scan
 from spacevllm.video.sampling import uniform_indices
 
 Backend = Literal["pyav", "decord"]
@@ -75,12 +78,13 @@ def sample_frames(
     part: Span | None = None,
     size: FrameSize | None = None,
     info: VideoInfo | None = None,
+    max_duration_s: float | None = None,
 ) -> SampledFrames:
     """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
 
     Args:
         segment: frames ``[begin, end)`` to sample from (the end is cut to the video's); None: all.
-        max_pixels: largest width × height accepted. max_frames: longest video accepted.
+        max_pixels: largest width × height accepted, of each frame. max_frames, max_duration_s: longest video accepted.
         part: the same in seconds (the end is cut to the video's); what is shown at its begin belongs to it.
         size: that frames are resized to, and no more than one is held as it was; None: they come as they are.
         info: of this very file, if it was probed before: its packets are not read again.
@@ -88,17 +92,17 @@ def sample_frames(
     Raises:
         VideoError: a subclass that names the reason; see ``spacevllm.video.errors``.
     """
-    path = str(path)
+    path, limits = str(path), Limits(max_pixels, max_frames, max_duration_s)
     check_file(path)
     if _is_image(path):
-        image = _sample_image(path, max_pixels)
+        image = _sample_image(path, limits)
         return replace(image, frames=_resized(image.frames, size))
-    with open_video(path, max_pixels) as (container, stream):
-        info = info or scan(path, container, stream, max_frames)
+    with open_video(path, limits) as (container, stream):
+        info = info or scan(path, container, stream, limits)
         begin, end = _segment(info, segment, part)
         indices = begin + uniform_indices(end - begin, num_frames)  # (T,)
         if _checked(backend) == "pyav":
-            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted), size)
+            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted, limits), size)
     if backend == "decord":
         frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted), size)
     return SampledFrames(info, indices, info.times_s[indices], frames, part=_seconds(info, begin, end))
@@ -116,7 +120,7 @@ def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray, backend: B
     if len(outside):
         raise IndexError(f"{info.path}: no frame {outside[0]}, it has frames 0 to {info.num_frames - 1}")
     if info.container == "image":
-        return _sample_image(info.path, None).frames[indices]
+        return _sample_image(info.path, UNLIMITED).frames[indices]
     if _checked(backend) == "decord":
         return _gather(info, indices, lambda wanted: _read_decord(info, wanted))
     with open_video(info.path) as (container, stream):
@@ -192,7 +196,7 @@ def _resized(frames: np.ndarray, size: FrameSize | None) -> np.ndarray:
 
 
 def _read_pyav(
-    container: InputContainer, stream: VideoStream, info: VideoInfo, wanted: list[int]
+    container: InputContainer, stream: VideoStream, info: VideoInfo, wanted: list[int], limits: Limits = UNLIMITED
 ) -> Iterator[tuple[int, np.ndarray]]:
     number = {pts: i for i, pts in enumerate(info.pts.tolist())}
     missing = set(wanted)
@@ -202,18 +206,25 @@ def _read_pyav(
         for start, run in runs:
             targets = {int(info.pts[i]) for i in missing.intersection(run)}
             position = None if start is None else int(info.pts[start])
-            for frame in _decode_run(container, stream, position, targets, fast=runs is not careful):
+            for frame in _decode_run(container, stream, position, targets, runs is not careful, info.path, limits):
+                limits.check_pixels(info.path, frame.width, frame.height)
                 i = number[frame.pts]
                 missing.discard(i)
                 yield i, _upright(_rgb(reformatter, frame, info), info)
 
 
 def _decode_run(
-    container: InputContainer, stream: VideoStream, position: int | None, targets: set[int], fast: bool
+    container: InputContainer,
+    stream: VideoStream,
+    position: int | None,
+    targets: set[int],
+    fast: bool,
+    path: str,
+    limits: Limits,
 ) -> Iterator[av.VideoFrame]:
     """Seeks, then yields the frames whose pts are in ``targets``; the fast pass gives up when it is past the last.
 
-    A file so damaged that nothing can be read on ends the run, too.
+    A file so damaged that nothing can be read on ends the run, too. A target that is too large raises TooLarge.
     """
     if not targets:
         return
@@ -221,7 +232,10 @@ def _decode_run(
     skip = fast and context.name == "h264"  # frames marked there as no reference influence no other frame
     for packet in packets_from(container, stream, position):
         context.skip_frame = "NONREF" if skip and packet.size and packet.pts not in targets else "DEFAULT"
-        for frame in decode_packet(packet):
+        frames = decode_packet(packet)
+        if not frames and packet.pts in targets:
+            limits.check_refused(path, context.width, context.height)
+        for frame in frames:
             # right after a seek, frames may refer to what came before it; from the start, the decoder knows best
             if frame.pts in targets and not (fast and frame.is_corrupt):
                 targets.discard(frame.pts)
@@ -254,7 +268,8 @@ def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.n
         what = "mirrored video" if info.mirrored else info.container
         raise UndecodableFrames(f"{info.path}: decord does not read {what} exactly; use the backend pyav")
     try:
-        reader = decord.VideoReader(info.path, num_threads=1)
+        source = open_bytes(info.path) if is_handed_over(info.path) else info.path  # read whole, into memory
+        reader = decord.VideoReader(source, num_threads=1)
         if not info.independent_gops:
             targets = set(wanted)
             for i in range(wanted[-1] + 1):
@@ -270,22 +285,22 @@ def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.n
 
 
 def _is_image(path: str) -> bool:
-    if not Path(path).is_file():  # looking into a pipe would eat its first bytes
-        return False
     try:
-        with open(path, "rb") as file:
+        if not stat.S_ISREG(file_status(path).st_mode):  # looking into a pipe would eat its first bytes
+            return False
+        with open_bytes(path) as file:
             head = file.read(8)
     except OSError:
         return False  # open_video says why
     return head == b"\x89PNG\r\n\x1a\n" or head[:3] == b"\xff\xd8\xff"
 
 
-def _sample_image(path: str, max_pixels: int | None) -> SampledFrames:
+def _sample_image(path: str, limits: Limits) -> SampledFrames:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            check_pixels(path, image.width, image.height, max_pixels)
+        with open_bytes(path) as file, Image.open(file) as image:
+            limits.check_pixels(path, image.width, image.height)
             picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
             codec = (image.format or "").lower()
     except Image.DecompressionBombError as error:

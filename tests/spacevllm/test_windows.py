@@ -16,7 +16,7 @@ from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video import probe, sample_frames
-from spacevllm.video.errors import UndecodableFrames
+from spacevllm.video.errors import TooLarge, UndecodableFrames
 from spacevllm.windows import SECONDS_PER_FRAME, ground_film, is_film, looks, plan_windows
 
 FRAMES, SECONDS = 8, 7200
@@ -127,6 +127,15 @@ def test_windows_cover_everything_and_overlap(begin, duration, length, overlap):
     assert all(w.end_s - w.begin_s <= length + 1e-6 or (w == whole and duration <= length + 0.01) for w in windows)
     for a, b in pairwise(windows):
         assert b.begin_s > a.begin_s and a.end_s - b.begin_s >= overlap * length - 1e-6
+
+
+def test_a_forged_length_makes_no_list_of_millions():
+    assert len(plan_windows(Span(0, 24 * 3600), 2.0)) == 86_399  # a day, one frame a window
+    with pytest.raises(TooLarge, match="137438953472 s are 17179869183 windows of 16 s, more than the allowed 100000"):
+        plan_windows(Span(0, 2**37), 16.0)
+    with pytest.raises(TooLarge, match="more than the allowed 3"):
+        plan_windows(Span(0, 40), 16.0, max_windows=3)
+    assert len(plan_windows(Span(0, 40), 16.0, max_windows=4)) == 4
 
 
 @given(st.floats(0, 990), st.floats(0.01, 500), st.integers(4, 64))

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipelines.core.tracking import TrackingConfig
+from pipelines.media.reading import ReadOptions
 from spacevllm.config import Config
 from spacevllm.data.moving_shapes.oracle import Noise
 from spacevllm.data.synthesis.analyzer import AnalyzerOptions
@@ -46,14 +47,14 @@ class AnalyzerConfig(AnalyzerOptions):
         return self
 
 
-class AnnotatorConfig(AnnotatorOptions):
+class AnnotatorConfig(AnnotatorOptions, ReadOptions):
     """The detector and how videos are read.
 
     Attributes:
         kind: ``grounding_dino``, or ``moving_shapes``: the truth of Moving Shapes, seen through ``noise``.
         model: folder or hub name. device: torch's name; ``""`` takes a GPU if there is one.
         num_actors: side by side. num_gpus: of each, fractions too.
-        timeout_s, memory_mb: of the decoder process, for one batch of frames.
+        timeout_s, memory_mb and the other limits: of one batch of frames, see ``ReadOptions``.
         world: folder of the Moving Shapes data set. noise: what is wrong with its detections.
     """
 
@@ -62,8 +63,6 @@ class AnnotatorConfig(AnnotatorOptions):
     device: str = ""
     num_actors: int = Field(default=1, ge=1)
     num_gpus: float = Field(default=0, ge=0)
-    timeout_s: float = Field(default=60.0, gt=0)
-    memory_mb: int | None = Field(default=None, gt=0)
     world: str = ""
     noise: Noise = Noise()
 

@@ -19,6 +19,7 @@ from pipelines.core.results import Results
 from pipelines.dataset.synthesize.config import SynthesizeConfig
 from pipelines.dataset.synthesize.rows import WORK, Row
 from pipelines.dataset.synthesize.workers import Analyzer, AnnotatorWorker, Filter, Refiner
+from pipelines.media.reading import ReadOptions
 from spacevllm.data.instance import instance_id
 from spacevllm.data.synthesis.sample import Caption
 
@@ -33,7 +34,7 @@ def caption_work(captions: Iterable[Caption], config: SynthesizeConfig) -> pa.Ta
 
 def annotator_work(stages: str, work: pa.Table, config: SynthesizeConfig) -> pa.Table:
     """``WORK`` rows of the annotator: the captions that name something, each with its main subject."""
-    same = config.annotator.model_dump_json(exclude={"device", "num_actors", "num_gpus", "timeout_s", "memory_mb"})
+    same = config.annotator.model_dump_json(exclude={"device", "num_actors", "num_gpus", *ReadOptions.model_fields})
     subjects = {row["id"]: row["objects"][0] for row, _ in _ok_rows(stages, "analyzer", work, ["objects"])}
     work = work.filter(pc.is_in(work["id"], pa.array(list(subjects), pa.string())))
     versions = looks.versions(work["media"].to_pylist())

@@ -22,7 +22,6 @@ from spacevllm.data.synthesis.filter import FilterOptions, to_instance
 from spacevllm.data.synthesis.linking import link
 from spacevllm.data.synthesis.refiner import RefinerOptions, refine
 from spacevllm.data.synthesis.sample import Clip, Detections, RoughTube, Track
-from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.reader import SampledFrames
 from spacevllm.video.sampling import uniform_indices
 
@@ -67,7 +66,7 @@ class AnnotatorWorker:
 
     def __init__(self, config: AnnotatorConfig) -> None:
         self.config, self.annotator = config, open_annotator(config)
-        self.sampler = GuardedSampler(config.timeout_s, config.memory_mb)
+        self.sampler = config.open_sampler()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return judge(table, "annotator", self._annotate)

@@ -8,11 +8,12 @@ import threading
 import pytest
 
 from pipelines.serve.children import Children
+from spacevllm.video.guard import GuardedSampler
 
 
 @pytest.fixture
 def children():
-    opened = Children("test", 2, 60.0, None)
+    opened = Children("test", 2, lambda: GuardedSampler(60.0))
     yield opened
     opened.close()
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import random
 import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from fractions import Fraction
 
-import av
 import httpx
 import psutil
 import pytest
-from serving import QUESTIONS, mutate
+from bad_files import claims_to_be_huge, mutate
+from serving import QUESTIONS
 
 from tests.conftest import write_mp4
 
@@ -83,46 +81,10 @@ def test_mutated_media(client, videos):
     assert send(videos[1]) is None
 
 
-def png(width, height, bits=1):
-    """A picture of nothing but zeros: gigabytes for some kilobytes."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + width * bits // 8)) for _ in range(height)) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def lying_video(path, picture):
-    """Frames as large as ``picture`` in a container that says 64 x 48."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("png", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
-        for number in range(4):
-            packet = av.Packet(picture)
-            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
-            packet.time_base = Fraction(1, 8)
-            container.mux(packet)
-    return path.read_bytes()
-
-
 def test_small_files_that_claim_to_be_huge(client, videos, tmp_path):
-    picture = png(30_000, 30_000)
-    assert len(picture) < 200_000
     head = bytearray(videos[0])
     head[head.rindex(b"avc1") + 28 : head.rindex(b"avc1") + 32] = struct.pack(">HH", 30_000, 30_000)
-    bombs = {
-        "a.png": picture,
-        "a.mov": lying_video(tmp_path / "a.mov", picture),
-        "a.jpg": b"\xff\xd8\xff\xc0\0\x11\x08"
-        + struct.pack(">HH", 65_000, 65_000)
-        + b"\3\1\x22\0\2\x11\1\3\x11\1\xff\xd9",
-        "a.gif": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + b"\xf0\0\0" + bytes(60),
-        "a.y4m": b"YUV4MPEG2 W30000 H30000 F25:1 C420\nFRAME\n",
-        "a.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='99999' height='99999'/>",
-    }
+    bombs = claims_to_be_huge(tmp_path)
     before = replicas()
     for name, data in bombs.items():
         sent = client.post("/v1/ground", files={"file": (name, data)}, data={"question": QUESTIONS[0]})

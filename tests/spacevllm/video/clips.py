@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 
 def pattern(index: int, width: int, height: int) -> np.ndarray:
@@ -29,6 +31,24 @@ def corners(width: int, height: int) -> np.ndarray:
     image[height // 2 :, : width // 2] = (0, 0, 255)
     image[height // 2 :, width // 2 :] = 255
     return image
+
+
+def write_pngs(path: Path, sizes: Sequence[tuple[int, int]], rate: int = 10) -> Path:
+    """A MOV of black PNGs of these sizes that says it is 64 x 64: large pictures in few bytes."""
+    pictures = {}
+    for size in set(sizes):
+        file = io.BytesIO()
+        Image.new("1", size).save(file, "png")
+        pictures[size] = file.getvalue()
+    with av.open(str(path), "w", format="mov") as out:
+        stream = out.add_stream("png", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "rgb24"
+        for number, size in enumerate(sizes):
+            packet = av.Packet(pictures[size])
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            packet.time_base = Fraction(1, rate)
+            out.mux(packet)
+    return path
 
 
 def write_clip(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -125,16 +126,33 @@ def test_the_child_dies_with_its_parent_even_while_it_hangs(tmp_path: Path) -> N
 def test_what_a_decoder_prints_does_not_disturb_the_answers(clip: Clip) -> None:
     code = (
         "import os\n"
-        "from spacevllm.video import guard\n"
-        "def noisy(*request):\n"
+        "from spacevllm.video import guard_child\n"
+        "def noisy(*request, **asked):\n"
         "    os.write(1, b'[h264] noise on standard output')\n"
-        "    return sample(*request)\n"
-        "sample, guard.sample_frames = guard.sample_frames, noisy\n"
-        "guard.serve()\n"
+        "    return sample(*request, **asked)\n"
+        "sample, guard_child.sample_frames = guard_child.sample_frames, noisy\n"
+        "guard_child.serve()\n"
     )
     with pytest.MonkeyPatch.context() as patch, GuardedSampler(timeout_s=60) as sampler:
         patch.setattr("spacevllm.video.guard._CHILD", code)
         assert sampler.sample(clip("plain.mp4"), 8).frames.shape == (8, 120, 160, 3)
+
+
+def test_a_copy_has_the_same_limits_and_a_child_of_its_own(sampler: GuardedSampler, clip: Clip) -> None:
+    sampler.sample(clip("plain.mp4"), 2)
+    with pickle.loads(pickle.dumps(sampler)) as copy:
+        assert copy.timeout_s == sampler.timeout_s
+        assert len(copy.sample(clip("plain.mp4"), 2).frames) == 2
+        assert _pid(copy) != _pid(sampler)
+
+
+def test_every_wanted_frame_has_time_of_its_own(clip: Clip, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with GuardedSampler(timeout_s=0.1, timeout_per_frame_s=0.05) as sampler:
+        with pytest.raises(errors.DecodeTimeout, match=r"within 0\.5 s"):
+            sampler.sample(tmp_path / "pipe.mp4", 8)
+        sampler.timeout_per_frame_s = 60
+        assert len(sampler.sample(clip("plain.mp4"), 2).frames) == 2
 
 
 def test_the_child_needs_no_torch() -> None:
