@@ -117,8 +117,7 @@ def synthesize(
 ) -> int:
     """Make STVG records from captioned videos.
 
-    Analyzer, annotator, refiner, filter. OUT/annotations is what build-unistg reads; OUT/stages keeps every sample with
-    its reason.
+    Analyzer, annotator, refiner, filter. OUT/annotations is what build-unistg reads, OUT/stages says why samples went.
     """
     from jobs.synthesize import run
 

@@ -103,7 +103,7 @@ class Killed(Standin):
 
 
 class BrokenDevice(Standin):
-    """Answers twice and then never again, in the first process, which leaves a file at ``path``. ``for ever``: never."""
+    """Answers twice and then no more, in the first process, which leaves a file at ``path``. ``for ever``: never."""
 
     def __init__(self, path):
         self.answers, self.path = 0, path
