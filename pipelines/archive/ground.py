@@ -126,6 +126,7 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             counts = count_rows(results.collect(wanted, KEY), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             work_done |= progress.speed
+            results.compact()
             exports = export(results, wanted, config.out, config.export)
             about = {"videos": work.num_rows, "exports": exports, **_describe(model), "generation": generation}
             summary = {"stage": "ground", **counts, **work_done, **about}

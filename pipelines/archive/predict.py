@@ -12,13 +12,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
 
 from pipelines.archive.answers import to_row, to_table
 from pipelines.archive.ledger import FAULTS, TRIES, open_ledger
+from pipelines.core.cluster import pool
 from pipelines.core.failures import MachineFault, is_machine_fault
 from pipelines.core.landing import landed, writing
 from pipelines.core.models import local_model, pinned
@@ -48,11 +49,12 @@ class PredictOptions(Config):
 
     Attributes:
         device: ``auto`` is cuda where the cluster has a GPU.
-        num_actors: copies of the model. cpus: CPU cores (and torch threads) for each.
+        num_actors: copies of the model; ``auto``: one on each GPU of the cluster, or one.
+        cpus: CPU cores (and torch threads) for each.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_actors: int = Field(default=1, ge=1)
+    num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     cpus: float = Field(default=1, gt=0)
 
 
@@ -151,16 +153,17 @@ def answer(
         windows: ``auto``: films are walked window by window by the predictor's actor, which reads them a second time.
     """
     import ray
-    from ray.data import ActorPoolStrategy
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     films = decode if windows == "auto" else None
-    answers = decoded(work, model.plan, decode, reserved_cpus=predict.num_actors * predict.cpus).map_batches(
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if cuda else 0
+    copies = max(1, gpus) if predict.num_actors == "auto" else predict.num_actors
+    answers = decoded(work, model.plan, decode, reserved_cpus=copies * predict.cpus).map_batches(
         writing(Answerer, results),
         fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, open_ledger()),
         batch_format="pyarrow",
         batch_size=None,
-        compute=ActorPoolStrategy(min_size=predict.num_actors, max_size=predict.num_actors),
+        compute=pool(copies),
         num_cpus=predict.cpus,
         num_gpus=1 if cuda else None,
     )

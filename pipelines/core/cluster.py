@@ -17,6 +17,22 @@ ENVIRONMENT = {
 }
 # Ray Data gives a run up when no block has moved for half an hour; one block may be eight films of two hours.
 STALL_VARIABLE, STALL_S = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", 6 * 3600
+NEVER = (
+    -1.0
+)  # a pool's utilisation at which it lets workers go: a model that waits is cheaper than one that loads again
+
+
+def pool(workers: int, **options: Any) -> Any:
+    """A Ray Data pool of so many workers from its start, which goes on with fewer when nodes are lost.
+
+    A pool that may not shrink waits for ever for a worker that nothing is left to hold.
+
+    Args:
+        options: more of ``ActorPoolStrategy``.
+    """
+    from ray.data import ActorPoolStrategy
+
+    return ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers, **options)
 
 
 @contextmanager
@@ -86,5 +102,6 @@ def _set_up_ray_data() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = NEVER
     context.execution_no_progress_timeout_s = float(os.environ.get(STALL_VARIABLE, STALL_S))
     logging.getLogger("ray.data").setLevel(logging.INFO if is_debug() else logging.ERROR)  # what goes wrong is raised

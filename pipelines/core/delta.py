@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -26,6 +27,7 @@ from spacevllm.config import ConfigError
 GENERATION = "generation"  # the column by which the table is partitioned
 ONCE = CommitProperties(max_commit_retries=0)  # deltalake itself would try again without another look
 KEPT_H = 1  # files that have ceased to be rows: readers may be at them
+SMALL_FILES, LARGE_BYTES = 200, 128 << 20  # so many small files are made into files of about so many bytes
 PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 1 hours", "delta.checkpointInterval": "50"}
 
 
@@ -109,6 +111,16 @@ class Log:
             vacuum = partial(self._table.vacuum, hours, enforce_retention_duration=False)
             if vacuum(dry_run=True):  # else it would write to the log that there was nothing
                 vacuum(dry_run=False)
+
+    def compact(self, generation: str, least: int = SMALL_FILES) -> bool:
+        """Makes few large files of many small ones, if there are at least so many; readers and ids notice nothing."""
+        small = [file for file in self.files(generation) if file.size < LARGE_BYTES // 2]
+        if self._table is None or len(small) < least:
+            return False
+        with suppress(CommitFailedError):  # somebody else has committed: another time
+            self._table.optimize.compact(partition_filters=[(GENERATION, "=", generation)], target_size=LARGE_BYTES)
+        self.look()
+        return True
 
     def _ready(self, come: list[File]) -> DeltaTable:
         """The table with the columns of what comes; made if there is none."""

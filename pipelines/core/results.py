@@ -111,6 +111,10 @@ class Results:
                     done.add(row.id)
         return done, there - done
 
+    def compact(self) -> None:
+        """After a long run: a file a block would make each later look at the table slow."""
+        Log(self.folder).compact(self.generation)
+
     def _adopt(self) -> None:
         """The files of an earlier release, whose folder had no log, become rows of this generation."""
         seen: set[str] = set()

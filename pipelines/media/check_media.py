@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.core import locks, looks, storage
-from pipelines.core.cluster import ray_session
+from pipelines.core.cluster import pool, ray_session
 from pipelines.core.landing import landed, writing
 from pipelines.core.progress import Progress
 from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_rows
@@ -165,7 +165,6 @@ def _stream(
     work: pa.Table, config: CheckMediaConfig, results: Results, replacing: set[str]
 ) -> Iterator[tuple[int, int]]:
     import ray
-    from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, config.block_rows)
     room = int(ray.cluster_resources().get("CPU", 1))
@@ -175,7 +174,7 @@ def _stream(
         fn_constructor_args=(config,),
         batch_format="pyarrow",
         batch_size=None,
-        compute=ActorPoolStrategy(min_size=actors, max_size=actors),
+        compute=pool(actors),
         num_cpus=1,
     )
     return landed(rows, results, replacing)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.core import locks, storage
-from pipelines.core.cluster import ray_session
+from pipelines.core.cluster import pool, ray_session
 from pipelines.core.failures import Retry, again
 from pipelines.core.landing import landed, writing
 from pipelines.core.progress import Progress
@@ -252,7 +252,6 @@ def decoded(
         worker: ``Decoder``, or what it was made into.
     """
     import ray
-    from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, options.block_rows)
     blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
@@ -264,7 +263,7 @@ def decoded(
         fn_constructor_args=(plan, options),
         batch_format="pyarrow",
         batch_size=None,
-        compute=ActorPoolStrategy(min_size=actors, max_size=actors),
+        compute=pool(actors),
         num_cpus=1,
     )
 

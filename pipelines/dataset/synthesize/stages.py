@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core import looks, storage
+from pipelines.core.cluster import pool
 from pipelines.core.landing import landed, writing, written
 from pipelines.core.results import Results
 from pipelines.dataset.synthesize.config import SynthesizeConfig
@@ -64,7 +65,6 @@ def run_worker(
 ) -> Iterator[tuple[int, int]]:
     """Makes the rows on Ray and writes them; yields (rows, rows that are not ok) as they land."""
     import ray
-    from ray.data import ActorPoolStrategy
 
     cuts = range(0, work.num_rows, config.block_rows)
     blocks = ray.data.from_blocks([work.slice(start, config.block_rows).combine_chunks() for start in cuts])
@@ -77,9 +77,7 @@ def run_worker(
         rows = blocks.map_batches(
             writing(Analyzer if stage == "analyzer" else AnnotatorWorker, results),
             fn_constructor_args=(settings,),
-            compute=ActorPoolStrategy(
-                size=actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1
-            ),
+            compute=pool(actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1),
             num_cpus=1,
             num_gpus=settings.num_gpus,
             **options,

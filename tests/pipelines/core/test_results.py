@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from pipelines.core import failures, storage
 from pipelines.core.commits import Block, Commits, committing
 from pipelines.core.delta import Log
-from pipelines.core.results import Results
+from pipelines.core.results import Results, loose_files
 from spacevllm.config import ConfigError
 
 
@@ -166,3 +166,21 @@ def test_an_exchange_that_others_disturb_is_made_anew(results, monkeypatch):
 def test_a_folder_that_the_engine_would_misread_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="%hex"):
         Results(str(tmp_path / "a%41")).done({})
+
+
+def test_many_small_files_become_few_and_the_old_ones_go(results):
+    with committing(results, set()) as commits:
+        for i in range(6):
+            commits.add(block(results, **{f"row{i}": "1"}))
+    other = Results(results.folder, "tiny-2")
+    add(other, row0="2")
+    log = Log(results.folder)
+    assert not log.compact(results.generation) and log.compact(results.generation, least=6)
+    assert (
+        len(results.uris()) == 1
+        and seen(results) == {f"row{i}": "1" for i in range(6)}
+        and seen(other) == {"row0": "2"}
+    )
+    assert results.done({"row0": "1", "row9": "1"}) == ({"row0"}, set())
+    log.sweep(hours=0)
+    assert len(loose_files(results.folder)) == 2 and seen(results) == {f"row{i}": "1" for i in range(6)}
