@@ -117,7 +117,10 @@ def _fetch_from_mlflow(uri: str, folder: str) -> None:
     from mlflow.artifacts import download_artifacts
 
     be_brief()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        download_artifacts(artifact_uri=uri, dst_path=folder)
+        place = download_artifacts(artifact_uri=uri, dst_path=f"{folder}.mlflow")  # in it, under a name of its own
+        os.rename(place, folder)
+        shutil.rmtree(f"{folder}.mlflow", ignore_errors=True)
     except Exception as error:  # every store has errors of its own
         raise ConfigError(one_line(f"model {uri} cannot be fetched: {error}")) from None
