@@ -102,7 +102,10 @@ def local_model(uri: str) -> str:
 def _cached(uri: str, versions: list[str], fetch: Callable[[str], None]) -> str:
     place = cache_folder() / "models" / instance_id(uri, *versions)
     folder, partial = place / storage.name(uri), Path(f"{place}.partial")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place.parent}: {error.strerror}; XDG_CACHE_HOME names another place for models") from error
     with storage.waiting_lock(f"{place}.lock"):
         if not place.is_dir():
             shutil.rmtree(partial, ignore_errors=True)  # of a process that died
