@@ -102,7 +102,10 @@ def local_model(uri: str) -> str:
 def _cached(uri: str, versions: list[str], fetch: Callable[[str], None]) -> str:
     place = cache_folder() / "models" / instance_id(uri, *versions)
     folder, partial = place / storage.name(uri), Path(f"{place}.partial")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{place.parent}: {error.strerror}; XDG_CACHE_HOME names another place for models") from error
     with locks.waiting_lock(f"{place}.lock"):
         if not place.is_dir():
             shutil.rmtree(partial, ignore_errors=True)  # of a process that died
@@ -117,7 +120,10 @@ def _fetch_from_mlflow(uri: str, folder: str) -> None:
     from mlflow.artifacts import download_artifacts
 
     be_brief()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        download_artifacts(artifact_uri=uri, dst_path=folder)
+        place = download_artifacts(artifact_uri=uri, dst_path=f"{folder}.mlflow")  # in it, under a name of its own
+        os.rename(place, folder)
+        shutil.rmtree(f"{folder}.mlflow", ignore_errors=True)
     except Exception as error:  # every store has errors of its own
         raise ConfigError(one_line(f"model {uri} cannot be fetched: {error}")) from None

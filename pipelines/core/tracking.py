@@ -164,8 +164,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _open_run(config: TrackingConfig, stage: str, out: str) -> Run:
-    from mlflow.exceptions import MlflowException  # takes seconds: only when something is recorded
-
     store = store_uri(config, out)
     if not (config.store or os.environ.get("MLFLOW_TRACKING_URI") or storage.is_local(out)):
         hint = "tracking.store or MLFLOW_TRACKING_URI names another place"
@@ -175,24 +173,34 @@ def _open_run(config: TrackingConfig, stage: str, out: str) -> Run:
         client, experiment = _open_store(store, config.experiment)
         tags = {"stage": stage, "out": str(out)}
         return Run(client, client.create_run(experiment, run_name=stage, tags=tags).info.run_id, store)
+    except ConfigError:
+        raise
     except Exception as error:  # every store has errors of its own
-        if isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE":
-            raise ConfigError(one_line(f"tracking.store {store}: {error}")) from None
         print(one_line(f"MLflow at {store} cannot be used, this run is not recorded: {error}"), file=sys.stderr)
         return Run(None, "", store)
 
 
 def _open_store(store: str, experiment: str) -> tuple[Any, str]:
     """Client and experiment id."""
-    from mlflow import MlflowClient
-
     if not store.startswith(SQLITE):
-        return _find_experiment(MlflowClient(store), experiment, None)
+        return _find_experiment(_client(store), experiment, None)
     path = storage.absolute(store.removeprefix(SQLITE))
     folder = storage.make_folder(storage.parent(path))
     with locks.waiting_lock(f"{path}.lock"):  # stages may start together on a store that is not there yet
         artifacts = Path(folder, "mlartifacts").as_uri()  # beside the store, not in the working folder
-        return _find_experiment(MlflowClient(store), experiment, artifacts)
+        return _find_experiment(_client(store), experiment, artifacts)
+
+
+def _client(store: str) -> Any:
+    from mlflow import MlflowClient  # takes seconds: only when something is recorded
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(store)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise ConfigError(one_line(f"tracking.store {store}: {error}")) from None
 
 
 def _find_experiment(client: Any, name: str, artifacts: str | None) -> tuple[Any, str]:

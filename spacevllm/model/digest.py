@@ -7,8 +7,10 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from spacevllm import calibration
 from spacevllm.model.weights import read_json, weight_files
@@ -39,7 +41,9 @@ ANSWER_FIELDS: dict[str, Any] = {
 
 def cache_folder() -> Path:
     """Where this machine keeps what can be made or fetched again: ``XDG_CACHE_HOME/spacevllm``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "spacevllm")
+    home = os.path.expanduser("~")  # stays "~" for a user without one, as containers have them
+    usual = os.path.join(home, ".cache") if home != "~" else tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual, "spacevllm")
 
 
 def digest_of(folder: Path, fields: Mapping[str, Any] | None = None) -> str:
@@ -89,13 +93,13 @@ def _sum(files: Sequence[Path]) -> str:
 
 def _keep(path: Path, text: str) -> bool:
     """Whether ``path`` could be written: whole or not at all, as others may read or write it now."""
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.write_text(text)
+        temporary.replace(path)
     except OSError:
+        with suppress(OSError):
+            temporary.unlink()
         return False
     return True

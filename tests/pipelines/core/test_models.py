@@ -147,7 +147,7 @@ def test_a_model_that_an_mlflow_server_keeps_comes_from_it(cache, tiny_model, tm
         run = client.create_run("0").info
         client.log_artifacts(run.run_id, str(tiny_model), "model")
         client.create_registered_model("grounder")
-        client.create_model_version("grounder", f"runs:/{run.run_id}/model")
+        client.create_model_version("grounder", f"runs:/{run.run_id}/model", run.run_id)
         client.set_registered_model_alias("grounder", "best", "1")
         need_model("models:/grounder@best")
         place = pinned("models:/grounder@best")

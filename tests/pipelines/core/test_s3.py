@@ -233,7 +233,7 @@ def test_train_leaves_its_model_in_a_bucket_and_goes_on_from_there(tmp_path, mon
     with s3_bucket() as (environment, _):
         command = ("train", "--config", "jobs/configs/debug.yaml", "--data", data, "--out", "s3://bucket/run")
         command += ("phases={stills: {sources: stills, steps: 3, batch_size: 2}}", "tracking.enabled=false")
-        command += ("train.log_every=1", "train.checkpoint_every=2")
+        command += ("train.log_every=1", "train.checkpoint_every=2", "workers.num_workers=1")
         done = spacevllm(environment, *command)
         assert done.returncode == 0 and "model: s3://bucket/run/model" in done.stdout, done.stderr
         weights = {uri: storage.open_read(uri).read() for uri in storage.find("s3://bucket/run/model")}

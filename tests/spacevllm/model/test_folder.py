@@ -81,6 +81,7 @@ def test_weights_are_summed_once_until_a_file_changes(folder, tmp_path, monkeypa
         (folder / digest.KNOWN).mkdir()  # as in a folder of somebody else's: it cannot be written
     first = digest.digest_of(folder)
     assert bool(list(tmp_path.glob("cache/spacevllm/digests/*.json"))) is not writable
+    assert not list(folder.glob(f"{digest.KNOWN}.*")), "nothing half-written is left"
     weights = folder / "model.safetensors"
     stat, data = weights.stat(), weights.read_bytes()
     weights.write_bytes(bytes(len(data)))
