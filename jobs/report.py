@@ -15,7 +15,7 @@ from jobs.common import finish, need_folder, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
 from pipelines.archive.answers import row_to_answer
 from pipelines.archive.tubes import visible
-from pipelines.core import storage
+from pipelines.core import scratch, storage
 from pipelines.core.progress import Progress
 from pipelines.media.manifest import read_records
 from pipelines.media.reading import ReadOptions
@@ -193,7 +193,7 @@ def _item(
     if margin_s is not None and spans:
         begin_s, end_s = min(span.begin_s for span in spans), max(span.end_s for span in spans)
         shown = Span(max(begin_s - margin_s, 0.0), min(end_s + margin_s, answer.duration_s))
-    with storage.local_copy(row["video"]) as path:
+    with scratch.local_copy(row["video"]) as path:
         most = ReadOptions().max_pixels
         drawer.run(draw_overlay, path, [answer], clip.resolve(), truth, shown, max_pixels=most)
     scores = score([truth], {truth.id: answer})[0] if truth else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.common import resolve, say, show_plan
-from pipelines.core import storage
+from pipelines.core import scratch, storage
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import Instance
 from spacevllm.data.sources.base import Dropped, SourceFiles
@@ -123,7 +123,7 @@ def _expected(name: str) -> str:
 def _local(option: str, uri: str, stack: ExitStack) -> Path:
     if not storage.exists(uri):
         raise ConfigError(f"{option} {uri}: no such file")
-    return Path(storage.resolve(uri)[1] if storage.is_local(uri) else stack.enter_context(storage.local_copy(uri)))
+    return Path(storage.resolve(uri)[1] if storage.is_local(uri) else stack.enter_context(scratch.local_copy(uri)))
 
 
 def _load_answers(config: ScoreConfig, instances: Sequence[Instance], problems: Problems) -> dict[str, Answer | None]:

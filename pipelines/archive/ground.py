@@ -110,22 +110,14 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             started = time.monotonic()
             new = len(wanted_ids(missing))
             progress = Progress("ground", new, "answers", stage)
+            lost: Summary = {}
             if new:
+                how = (config.decode, config.predict, progress, load, config.windows)
                 with ray_session(config.ray), progress:
-                    answer(
-                        missing,
-                        model,
-                        results,
-                        replacing,
-                        config.decode,
-                        config.predict,
-                        progress,
-                        load,
-                        config.windows,
-                    )
+                    lost = answer(missing, model, results, replacing, *how)
             counts = count_rows(results.collect(wanted, KEY), len(wanted))
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
-            work_done |= progress.speed
+            work_done |= progress.speed | lost
             results.compact()
             exports = export(results, wanted, config.out, config.export)
             about = {"videos": work.num_rows, "exports": exports, **_describe(model), "generation": generation}

@@ -14,11 +14,14 @@ class Ledger:
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
-        self._faults: Counter[str] = Counter()  # by machine
+        self._faults: Counter[str] = Counter()  # by machine, in a row
+        self._all_faults: Counter[str] = Counter()
+        self._lost = 0
 
     def begin(self, key: str) -> int:
         """How often it was begun and never ended, this time included."""
         self._begun[key] += 1
+        self._lost += self._begun[key] > 1
         return self._begun[key]
 
     def end(self, key: str, machine: str) -> None:
@@ -28,7 +31,14 @@ class Ledger:
     def fault(self, machine: str) -> int:
         """How often in a row the machine was at fault."""
         self._faults[machine] += 1
+        self._all_faults[machine] += 1
         return self._faults[machine]
+
+    def summary(self) -> dict[str, Any]:
+        """``workers_lost``: how often a video was begun anew because its worker had died. ``machine_faults``: machine →
+        how often. Only what is not zero."""
+        found = {"workers_lost": self._lost, "machine_faults": dict(self._all_faults)}
+        return {name: value for name, value in found.items() if value}
 
 
 def open_ledger() -> Any:

@@ -114,8 +114,20 @@ def make_work(
 
 
 def wanted_ids(work: pa.Table) -> Wanted:
-    """Every question's id → fingerprint; None: its video cannot be looked at now."""
-    return {q["id"]: q["fingerprint"] or None for row in work.to_pylist() for q in row["questions"]}
+    """Every question's id → fingerprint; None: its video cannot be looked at now.
+
+    Raises:
+        ConfigError: two questions have one id, as the name of a file may make them; one of them would get no answer.
+    """
+    wanted: dict[str, str | None] = {}
+    for row in work.to_pylist():
+        for question in row["questions"]:
+            if question["id"] in wanted:
+                raise ConfigError(
+                    f"{row['uri']}: {question['question']!r} has the id of another question; rename the file"
+                )
+            wanted[question["id"]] = question["fingerprint"] or None
+    return wanted
 
 
 def generation_of(model: Model, windows: Windows = "off") -> str:
@@ -145,8 +157,8 @@ def answer(
     progress: Progress,
     load: LoadPredictor = load_predictor,
     windows: Windows = "off",
-) -> None:
-    """Answers all of ``work`` into ``results``; needs a running Ray session.
+) -> dict[str, Any]:
+    """Answers all of ``work`` into ``results``; needs a running Ray session. Returns what its ``Ledger`` knows.
 
     Args:
         replacing: see ``Results.done``.
@@ -155,12 +167,12 @@ def answer(
     import ray
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    films = decode if windows == "auto" else None
+    ledger, films = open_ledger(), decode if windows == "auto" else None
     gpus = int(ray.cluster_resources().get("GPU", 0)) if cuda else 0
     copies = max(1, gpus) if predict.num_actors == "auto" else predict.num_actors
     answers = decoded(work, model.plan, decode, reserved_cpus=copies * predict.cpus).map_batches(
         writing(Answerer, results),
-        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, open_ledger()),
+        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, ledger),
         batch_format="pyarrow",
         batch_size=None,
         compute=pool(copies),
@@ -169,6 +181,7 @@ def answer(
     )
     for count, failed in landed(answers, results, replacing):
         progress.advance(count, failed)
+    return dict(ray.get(ledger.summary.remote()))
 
 
 class Answerer:

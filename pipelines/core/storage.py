@@ -310,28 +310,6 @@ def remove_folder(uri: str | Path) -> None:
         fs.rm(path, recursive=True)
 
 
-@contextmanager
-def local_copy(uri: str | Path) -> Iterator[str]:
-    """A local path with the file's bytes: the file itself, or a download that is deleted at the end.
-
-    Raises:
-        OSError: the download failed.
-    """
-    fs, path = resolve(uri)
-    if isinstance(fs, LocalFileSystem):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="spacevllm-") as folder:
-        target = os.path.join(folder, os.path.basename(path.split("?")[0]) or "file")
-        try:
-            fs.get_file(path, target)
-        except OSError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            raise OSError(f"cannot fetch {uri}: {error}") from error
-        yield target
-
-
 def _spell(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.core import locks, storage
+from pipelines.core import locks, scratch, storage
 from pipelines.core.outbox import Outbox, Send, one_line
 from spacevllm.config import Config, ConfigError
 
@@ -99,7 +99,7 @@ class Run:
             return
 
         def send() -> None:
-            with storage.local_copy(uri) as path:
+            with scratch.local_copy(uri) as path:
                 self.client.log_artifact(self.run_id, path)
 
         self._put(send)

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines.core import locks, storage
+from pipelines.core import locks, scratch, storage
 from pipelines.core.progress import Progress
 from pipelines.core.stage import Summary
 from spacevllm.config import Config, ConfigError
@@ -209,7 +209,7 @@ def _local_files(config: ConvertConfig, source: Source, stack: ExitStack) -> Sou
         uri = getattr(config, option)
         if uri and storage.is_folder(uri) and not storage.is_local(uri):
             raise ConfigError(f"--{option} {uri}: a folder must be local; copy it first")
-        return Path(stack.enter_context(storage.local_copy(uri))) if uri else None
+        return Path(stack.enter_context(scratch.local_copy(uri))) if uri else None
 
     annotations = local("annotations")
     assert annotations is not None

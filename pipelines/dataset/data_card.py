@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.core import storage
+from pipelines.core import scratch, storage
 from pipelines.media.reading import ReadOptions
 from spacevllm.data.instance import TASKS, Instance
 from spacevllm.data.sources import SOURCES
@@ -74,7 +74,7 @@ def draw_examples(folder: str, instances: Iterable[Instance]) -> list[Example]:
         for instance in instances:
             uri = storage.join(storage.absolute(folder), instance.media)
             try:
-                with storage.local_copy(uri) as path:
+                with scratch.local_copy(uri) as path:
                     picture = _strip(sampler, path, instance)
             except (VideoError, OSError):
                 picture = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.core import storage
+from pipelines.core import scratch, storage
 from pipelines.media.decode import DecodeOptions
 from spacevllm.answer import Answer
 from spacevllm.data.instance import Instance
@@ -111,7 +111,7 @@ def _hull(spans: Sequence[Span | None]) -> Span | None:
 def _picture(instance: Instance, answer: Any, part: Span | None, sampler: GuardedSampler) -> str:
     count = 1 if instance.media_type == "image" else FRAMES_IN_STRIP
     try:
-        with storage.local_copy(instance.media) as path:
+        with scratch.local_copy(instance.media) as path:
             sampled = sampler.sample(path, count, part=part)
     except (VideoError, OSError):
         return ""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipelines.core import locks, looks, storage
+from pipelines.core import locks, looks, scratch, storage
 from pipelines.core.cluster import pool, ray_session
 from pipelines.core.landing import landed, writing
 from pipelines.core.progress import Progress
@@ -146,7 +146,7 @@ class MediaChecker:
     def check(self, row: dict[str, Any]) -> dict[str, Any]:
         """Columns that ``REPORT`` has and ``WORK`` has not; ``error`` is ``"<reason>: <message>"``."""
         try:
-            with storage.local_copy(row["uri"]) as path:
+            with scratch.local_copy(row["uri"]) as path:
                 info = self.sampler.sample(path, self.config.decode_frames).info
         except VideoError as error:
             return {"status": "failed", "error": f"{error.reason}: {error}"}

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.core import locks, storage
+from pipelines.core import locks, scratch, storage
 from pipelines.core.cluster import pool, ray_session
 from pipelines.core.failures import Retry, again
 from pipelines.core.landing import landed, writing
@@ -138,6 +138,7 @@ class Decoder:
 
     def __init__(self, plan: Plan, options: DecodeOptions) -> None:
         self.plan, self.options = plan, options
+        scratch.sweep()
         self.sampler = options.open_sampler()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -155,7 +156,7 @@ class Decoder:
         """One row of ``FRAMES``; ``error`` is ``"<reason>: <message>"``."""
         started = time.perf_counter()
         try:
-            with storage.local_copy(uri) as path:
+            with scratch.local_copy(uri) as path:
                 row = frames_to_row(self._sample(path, part))
         except VideoError as error:
             row = {"status": "failed", "error": f"{error.reason}: {error}"}
@@ -171,7 +172,7 @@ class Decoder:
 
         The function given raises VideoError; entering raises OSError if the file cannot be fetched.
         """
-        with storage.local_copy(uri) as path:
+        with scratch.local_copy(uri) as path:
 
             def read(part: Span) -> SampledFrames:
                 clip = self._sample(path, part)

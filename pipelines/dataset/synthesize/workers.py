@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.core import storage
+from pipelines.core import scratch, storage
 from pipelines.dataset.synthesize.config import AnalyzerConfig, AnnotatorConfig
 from pipelines.dataset.synthesize.rows import Row, caption_of, finish, judge, plain
 from spacevllm.data.moving_shapes.oracle import TruthDetector, name_subject
@@ -72,7 +72,7 @@ class AnnotatorWorker:
         return judge(table, "annotator", self._annotate)
 
     def _annotate(self, row: Row) -> Row:
-        with storage.local_copy(row["media"]) as path:
+        with scratch.local_copy(row["media"]) as path:
             info = self.sampler.sample(path, 1).info
             clip = Clip(info.fps, info.num_frames, info.width, info.height, info.duration_s)
             begin, end = rough_frames(caption_of(row), clip)

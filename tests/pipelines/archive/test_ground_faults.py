@@ -141,6 +141,7 @@ def test_a_video_that_kills_its_worker_is_tried_three_times(clips, tmp_path, ray
     options = DecodeOptions(block_rows=3, num_actors=1)
     summary = run(config(clips, tmp_path, decode=options), standin.load_killed)
     assert (summary["in"], summary["ok"], summary["errors"]) == (16, 14, {"killed_worker": 2})
+    assert summary["workers_lost"] >= 3
     check_each_once(tmp_path / "out", [f"clip{i}.mp4" for i in range(8)])
     assert run(config(clips, tmp_path, retry_failed="none"), standin.load)["new"] == 0
     assert run(config(clips, tmp_path), standin.load)["ok"] == 16  # it passes: the next run tries again
@@ -150,6 +151,7 @@ def test_a_device_that_breaks_costs_no_row(clips, tmp_path, ray_cluster):
     """It would answer everything at once with a failure, and so be the one that is always free."""
     summary = run(config(clips, tmp_path, model=str(tmp_path / "broke once")), standin.load_broken)
     assert (summary["in"], summary["ok"]) == (16, 16) and (tmp_path / "broke once").exists()
+    assert sum(summary["machine_faults"].values()) == 1
     job = config(clips, tmp_path, model="for ever", out=str(tmp_path / "other"))
     with pytest.raises(MachineFault, match=r"failed 5 times in a row, take it out: RuntimeError: CUDA error"):
         run(job, standin.load_broken)

@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from pipelines.core import locks, looks, storage
+from pipelines.core import locks, looks, scratch, storage
 from pipelines.media.manifest import list_videos
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
@@ -33,7 +33,7 @@ def test_files_go_in_and_come_out(root):
     storage.write_json(uri, {"x": "ä"})  # replaces
     assert storage.read_json(uri) == {"x": "ä"}
     assert storage.is_folder(storage.join(root, "a")) and not storage.is_folder(uri)
-    with storage.local_copy(uri) as path, open(path) as file:
+    with scratch.local_copy(uri) as path, open(path) as file:
         assert json.load(file) == {"x": "ä"}
 
 
@@ -68,7 +68,7 @@ def test_a_local_name_is_no_chain_of_file_systems(tmp_path):
     storage.write_text(path, "x")
     assert list(storage.find(tmp_path)) == list(storage.find(path)) == [storage.absolute(path)] == [str(path)]
     assert storage.read_text(path) == "x" and storage.version(path) and not storage.is_glob(path)
-    with storage.local_copy(path) as copy:
+    with scratch.local_copy(path) as copy:
         assert copy == str(path)
 
 
@@ -148,7 +148,7 @@ def test_a_second_job_on_the_same_output_is_refused_by_name(root, monkeypatch):
 
 def test_a_killed_process_holds_no_lock(tmp_path):
     hold = f"""
-from pipelines.core import locks, looks, storage
+from pipelines.core import locks, looks, scratch, storage
 with locks.exclusive({str(tmp_path)!r}):
     print(1, flush=True)
     input()
