@@ -6,15 +6,22 @@ import base64
 import io
 import json
 import shutil
+import threading
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
-from serving import QUESTIONS, assert_problem, metric, write_film
+from serving import QUESTIONS, ModelHere, assert_problem, decided, free_port, metric, write_film
 
+from pipelines.serve import ServeConfig
+from pipelines.serve.app import build_app
+from pipelines.serve.service import Service
+from spacevllm.predictor import Predictor
 from tests.conftest import write_mp4
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -342,3 +349,39 @@ def test_openais_client_with_a_wrong_key_or_model(url):
         with pytest.raises(openai.NotFoundError) as error:
             call()
         assert error.value.body["reason"] == "unknown_model"
+
+
+@contextmanager
+def served_here(model, folder):
+    """The service in a thread of this process: its page and routes, real HTTP; the model needs no worker."""
+    port = free_port()
+    app = build_app(Service(ServeConfig(model="m", decoders=1), ModelHere(Predictor.load(model)), str(folder)))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_an_answer_of_two_spans_is_drawn_in_both(chromium, media, tmp_path):
+    decided("From 0.50s to 1.00s; from 2.00s to 2.50s.").save(tmp_path / "model")
+    with served_here(tmp_path / "model", tmp_path / "store") as url:
+        context = chromium.new_context(viewport={"width": 1200, "height": 800})
+        page = context.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(url)
+        page.set_input_files("#file", media / "clip.mp4")
+        page.wait_for_selector("#work")
+        ask(page, QUESTIONS[0])
+        assert page.locator(".answer .span").all_text_contents() == ["0.50 to 1.00 s", "2.00 to 2.50 s"]
+        assert page.locator(".track i").count() == 2  # a bar for each span
+        page.evaluate("document.querySelector('#video').pause()")
+        for frame, there in ((5, 1), (12, 0), (17, 1), (25, 0)):
+            page.evaluate("seconds => { video.currentTime = seconds }", (frame + 0.5) / FPS)
+            page.wait_for_function(SHOWS, arg=frame)
+            assert page.locator("#boxes .line").count() == there
+        page.screenshot(path=str(tmp_path / "two_spans.png"))
+        context.close()
