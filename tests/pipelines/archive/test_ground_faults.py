@@ -155,8 +155,8 @@ def test_a_device_that_breaks_costs_no_row(clips, tmp_path, ray_cluster):
     job = config(clips, tmp_path, model="for ever", out=str(tmp_path / "other"))
     with pytest.raises(MachineFault, match=r"failed 5 times in a row, take it out: RuntimeError: CUDA error"):
         run(job, standin.load_broken)
-    rows = visible(str(tmp_path / "other")).table(["id", "error"]).to_pylist()
-    assert [row["error"].partition(":")[0] for row in rows] <= ["", "", "", "", "killed_worker", "killed_worker"]
+    errors = [row["error"] for row, _ in visible(str(tmp_path / "other")).rows(["error"])]
+    assert len(errors) <= 2 and all(error.startswith("killed_worker") for error in errors)  # of one video at most
     summary = run(job, standin.load)
     assert (summary["in"], summary["ok"]) == (16, 16)
     check_each_once(tmp_path / "other", [f"clip{i}.mp4" for i in range(8)])
