@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.core import storage
@@ -36,12 +36,13 @@ class Conflict(Exception):
 
 
 class File(NamedTuple):
-    """A Parquet file of the table. path: relative to its folder. size: bytes."""
+    """A Parquet file of the table. path: relative to its folder. size: bytes. added: ms since 1970; 0: not yet."""
 
     path: str
     size: int
     rows: int
     generation: str
+    added: int = 0
 
     def of(self, generation: str) -> Self:
         return self._replace(generation=generation)
@@ -76,10 +77,8 @@ class Log:
         if self._table is None:
             return []
         actions = pa.table(self._table.get_add_actions(flatten=True))
-        columns = [
-            actions[name].to_pylist() for name in ("path", "size_bytes", "num_records", f"partition.{GENERATION}")
-        ]
-        files = sorted(File(*row) for row in zip(*columns, strict=True))
+        names = ("path", "size_bytes", "num_records", f"partition.{GENERATION}", "modification_time")
+        files = sorted(File(*row) for row in zip(*(actions[name].to_pylist() for name in names), strict=True))
         return [file for file in files if not generations or file.generation in generations]
 
     def commit(self, come: Iterable[File], gone: Iterable[File] = ()) -> None:
@@ -98,11 +97,18 @@ class Log:
             table.create_write_transaction(
                 [*remove, *add], "append", table.schema(), partition_by=[GENERATION], commit_properties=ONCE
             )
-        except CommitFailedError as error:
-            raise Conflict(str(error)) from None
-        except OSError as error:
+        except (DeltaError, OSError) as error:
+            if isinstance(error, CommitFailedError) and self._has_moved():
+                raise Conflict(str(error)) from None
             why = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())  # it is drawn as a tree, in colours
             raise storage.OutputError(f"cannot write {self.folder}: {why}; then run the same command again") from error
+
+    def _has_moved(self) -> bool:
+        """Whether anybody has committed since the last look, which this one becomes; else a refused commit is no
+        conflict, but a store that does not let anybody write."""
+        version = self.version
+        self.look()
+        return self.version != version
 
     def sweep(self, hours: int = KEPT_H) -> None:
         """Deletes the files that no row has needed for so long; who reads an older version of the table misses them."""

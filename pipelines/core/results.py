@@ -18,6 +18,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -128,7 +129,8 @@ class Results:
                 come.append(self.write(table.filter(pa.array(first))))
             doubled += [] if all(first) else [uri]
         if come:
-            Log(self.folder).commit(come)
+            with suppress(Conflict):  # another driver has just done the same
+                Log(self.folder).commit(come)
         for uri in doubled:
             storage.remove(uri)
 
@@ -159,10 +161,15 @@ class Results:
     def _settled(self, log: Log, files: list[File], wanted: Wanted) -> bool:
         if not files:
             return True
-        waiting = pa.concat_tables([self.read(file) for file in files], promote_options="default")
-        rows = {row.id: row for row in key_rows(waiting)}
-        held = {row.id: row for row in self._key_rows(log.files(self.generation)) if row.id in rows}
-        places = [self._place(row, held.get(name), wanted) for name, row in rows.items()]
+        in_order = sorted(files, key=lambda file: file.added)
+        waiting = pa.concat_tables([self.read(file) for file in in_order], promote_options="default")
+        rows = list(key_rows(waiting))
+        newest = _newest(rows, wanted)
+        held = {row.id: row for row in self._key_rows(log.files(self.generation)) if row.id in newest}
+        places = [
+            self._place(row, held.get(row.id), wanted) if newest[row.id] == number else None
+            for number, row in enumerate(rows)
+        ]
         if all(place == WAITING for place in places):
             return True
         moved, kept = (waiting.filter(pa.array([place == p for place in places], pa.bool_())) for p in ("", WAITING))
@@ -180,7 +187,8 @@ class Results:
         return True
 
     def _place(self, row: Row, held: Row | None, wanted: Wanted) -> str | None:
-        """``""``: in the table; WAITING: a failure behind a good row; None: nowhere, the good row is right again."""
+        """Of the newest row of an id. ``""``: in the table; WAITING: a failure behind a good row; None: nowhere, the
+        good row is right again."""
         if not self.keep_good or held is None or row.status == "ok" or held.status != "ok":
             return ""
         return None if held.fingerprint == wanted.get(row.id) else WAITING
@@ -188,6 +196,16 @@ class Results:
     def _key_rows(self, files: list[File]) -> Iterator[Row]:
         for file in files:
             yield from key_rows(self.read(file, KEY))
+
+
+def _newest(rows: list[Row], wanted: Wanted) -> dict[str, int]:
+    """Id → the place of its row: the one that is wanted, else the last. Clocks of two machines may differ."""
+    newest: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        before = newest.get(row.id)
+        if before is None or row.fingerprint == wanted.get(row.id) or rows[before].fingerprint != wanted.get(row.id):
+            newest[row.id] = number
+    return newest
 
 
 def _fits(row: Row, wanted: Wanted, hidden: bool) -> bool:

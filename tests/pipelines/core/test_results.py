@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from pipelines.core import failures, storage
 from pipelines.core.commits import Block, Commits, committing
@@ -85,6 +87,12 @@ def test_a_failure_never_takes_the_place_of_a_good_row(results):
     assert results.collect({"a": "1"})["status"].to_pylist() == ["ok"] and not Log(results.folder).files(
         results.waiting
     )
+
+    add(results, results.done({"a": "2"})[1], a=("2", "truncated: a"))  # it came back damaged
+    assert seen(results)["a"] == "1" and results.collect({"a": "2"})["error"].to_pylist() == ["truncated: a"]
+    add(results, results.done({"a": "3"})[1], a="3")  # then repaired: two rows wait, the newer one counts
+    assert results.collect({"a": "3"})["error"].to_pylist() == [""] and seen(results)["a"] == "3"
+    assert not Log(results.folder).files(results.waiting)
 
     judged = Results(results.folder + "2")  # where a row that is not ok is a verdict
     add(judged, a="1")
@@ -184,3 +192,22 @@ def test_many_small_files_become_few_and_the_old_ones_go(results):
     assert results.done({"row0": "1", "row9": "1"}) == ({"row0"}, set())
     log.sweep(hours=0)
     assert len(loose_files(results.folder)) == 2 and seen(results) == {f"row{i}": "1" for i in range(6)}
+
+
+def test_a_store_that_refuses_is_no_conflict(results, monkeypatch):
+    """Else it would be tried for ever."""
+    add(results, a="1")
+    refused = CommitFailedError("403 Forbidden")
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", lambda *_, **__: (_ for _ in ()).throw(refused))
+    with pytest.raises(storage.OutputError, match=r"cannot write .*403 Forbidden"):
+        add(results, b="1")
+    assert seen(results) == {"a": "1"}
+
+
+def test_a_driver_whose_clock_is_an_hour_late_loses_nothing(results, monkeypatch):
+    add(results, a="1")
+    add(results, results.done({"a": ""})[1], a=("", "missing: a"))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    add(results, results.done({"a": "2"})[1], a="2")
+    assert results.collect({"a": "2"})["fingerprint"].to_pylist() == ["2"] and seen(results) == {"a": "2"}
