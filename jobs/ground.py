@@ -1,4 +1,4 @@
-"""Asks an archive: videos × questions → OUT/tubes/*.parquet."""
+"""Asks an archive: videos × questions → OUT/tubes, a Delta table."""
 
 from __future__ import annotations
 

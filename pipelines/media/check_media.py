@@ -47,7 +47,7 @@ REPORT = pa.schema(
 
 
 class CheckMediaConfig(ReadOptions):
-    """``check-media``: OUT/media/*.parquet, a row of ``REPORT`` for each medium, and OUT/report.txt.
+    """``check-media``: OUT/media, a Delta table: a row of ``REPORT`` for each medium, and OUT/report.txt.
 
     Attributes:
         data: Uni-STG data set: the folder that holds unistg/.
@@ -108,7 +108,7 @@ def report(counts: dict[str, Any], rows: pa.Table, examples: int = 5) -> str:
         lines.append(f"{count:>8}  {reason}")
         some = [(media, words) for (found, _, words), media in bad if found == reason][:examples]
         lines += [f"{'':>10}{media}:{words}" for media, words in some]
-        lines += [f"{'':>10}… and {count - examples} more, see media/*.parquet"] if count > examples else []
+        lines += [f"{'':>10}… and {count - examples} more, see the table in media/"] if count > examples else []
     return "\n".join(lines) + "\n"
 
 

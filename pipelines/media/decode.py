@@ -81,7 +81,7 @@ class DecodeOptions(ReadOptions):
 
 
 class DecodeConfig(Config):
-    """``decode``: OUT/frames/*.parquet with id, uri, media, fingerprint and the columns of ``FRAMES``.
+    """``decode``: OUT/frames, a Delta table with id, uri, media, fingerprint and the columns of ``FRAMES``.
 
     Attributes:
         videos: folder, glob, file or URL, or a list of them; or a Uni-STG data set folder: what its records

@@ -1,7 +1,7 @@
 """Decoded clips and their questions → Ray data sets → batches.
 
 DATA/unistg/train ──group by media──┐
-decode ─▶ frames/*.parquet ─────────┴─▶ one row a clip: frames + its questions ─▶ ClipSample ─▶ Batch
+decode ─▶ frames (Delta table) ─────┴─▶ one row a clip: frames + its questions ─▶ ClipSample ─▶ Batch
 
 A record about no media is a row of its own, without frames.
 """

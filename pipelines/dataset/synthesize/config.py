@@ -95,7 +95,7 @@ class SynthesisOptions(Config):
 
 
 class SynthesizeConfig(SynthesisOptions):
-    """``synthesize``: OUT/stages/<stage>/*.parquet, OUT/annotations/<split>.jsonl, OUT/funnel.txt and .svg.
+    """``synthesize``: OUT/stages/<stage> (Delta tables), OUT/annotations/<split>.jsonl, OUT/funnel.txt and .svg.
 
     Attributes:
         data: folder with ``annotations/**/<split>.jsonl``; its ``vtg`` records are the captions with rough intervals.
