@@ -65,7 +65,7 @@ class PredictConfig(Config):
 
 
 class EvaluateConfig(PredictConfig):
-    """``evaluate``: OUT/predictions, a Delta table (columns as in ``answers.ANSWERS``), OUT/queries.parquet, summary.json.
+    """``evaluate``: OUT/predictions (a Delta table, ``answers.ANSWERS``), OUT/queries.parquet, summary.json.
 
     Attributes:
         data: Uni-STG data set folder. split: which records.

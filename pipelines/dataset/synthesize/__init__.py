@@ -1,6 +1,6 @@
 """Captions with rough intervals → spatio-temporal records, in four stages on Ray Data.
 
-Every stage's rows lie in OUT/stages/<stage>, a Delta table, rejected ones included, with status, reason and caption: a stage
+Every stage's rows lie in the table OUT/stages/<stage>, rejected ones included, with status, reason and caption: a stage
 is replayed from there when only its own settings change, and two runs are compared by ``compare``.
 """
 
