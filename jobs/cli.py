@@ -188,8 +188,7 @@ def evaluate(
 ) -> int:
     """Score a model on held-out questions or a benchmark.
 
-    OUT/summary.json holds every score with its count, beside the baselines. With --benchmark, --model tiny is an
-    untrained model, to try the command.
+    OUT/summary.json holds every score, beside the baselines. `--benchmark NAME --model tiny`: untrained, to try.
     """
     if bool(data) == bool(benchmark) or bool(benchmark) != bool(data_root) or (split and not benchmark):
         raise typer.BadParameter("give --data, or --benchmark with --data-root (and its --split)")
@@ -276,11 +275,12 @@ def forget(
     video: Annotated[str, typer.Option(help="Whose answers are removed: its path, URI or file name.")] = "",
     question: Annotated[str, typer.Option(help="Whose answers are removed: its text.")] = "",
     other_models: Annotated[bool, typer.Option(help="Remove what other models than the last one answered.")] = False,
+    dry_run: DryRun = False,
 ) -> int:
     """Remove answers of `ground` for good: about a video, to a question, or of earlier models."""
     from jobs.forget import run
 
-    return run(out, video, question, other_models)
+    return run(out, video, question, other_models, dry_run)
 
 
 @app.command()

@@ -45,7 +45,7 @@ def _named(out: str) -> str:
         return ""
 
 
-def prune(out: str) -> dict[str, int]:
+def prune(out: str, dry_run: bool = False) -> dict[str, int]:
     """Removes what other models have answered, for good; generation → rows.
 
     Raises:
@@ -58,13 +58,13 @@ def prune(out: str) -> dict[str, int]:
         counts = {file.generation: 0 for file in gone}
         for file in gone:
             counts[file.generation] += file.rows
-        if gone:
+        if gone and not dry_run:
             log.commit([], gone)
-        log.sweep(hours=0)
+            log.sweep(hours=0)
         return counts
 
 
-def forget(out: str, video: str = "", question: str = "") -> int:
+def forget(out: str, video: str = "", question: str = "", dry_run: bool = False) -> int:
     """Removes every answer about a video, to a question, or to a question about a video, of whatever model; how many.
 
     No file that is left holds them, and no earlier version of the table. What was made of them elsewhere (exports,
@@ -72,6 +72,7 @@ def forget(out: str, video: str = "", question: str = "") -> int:
 
     Args:
         video: uri, path or the end of it, such as the file name. question: its text.
+        dry_run: only count.
 
     Raises:
         ConfigError: neither is given. StorageBusy: a run writes to ``out``.
@@ -87,11 +88,12 @@ def forget(out: str, video: str = "", question: str = "") -> int:
             rest = table.filter(pa.array([not _is_meant(row, video, question) for row in _asked(table)], pa.bool_()))
             if rest.num_rows < table.num_rows:
                 gone.append(file)
-                come += [results.write(rest)] if rest.num_rows else []
+                come += [results.write(rest)] if rest.num_rows and not dry_run else []
                 count += table.num_rows - rest.num_rows
-        if gone:
+        if gone and not dry_run:
             log.commit(come, gone)
-        log.sweep(hours=0)
+        if not dry_run:
+            log.sweep(hours=0)  # also of rows that were replaced before
         return count
 
 

@@ -67,6 +67,8 @@ def test_a_video_and_a_question_are_forgotten_by_all_models(out):
 
 
 def test_the_command_says_how_many(out, capsys):
+    assert main(["forget", "--out", str(out), "--video", "a.mp4", "--dry-run"]) == 0
+    assert "2 answers" in capsys.readouterr().out and len(on_disk(out)) == 5
     assert main(["forget", "--out", str(out), "--video", "a.mp4", "--other-models"]) == 0
     assert capsys.readouterr().out.startswith("forgotten: 3 answers of ")
     assert main(["forget", "--out", str(out)]) == 2
