@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TRIES = 3  # of a video that kills its worker
@@ -41,8 +43,13 @@ class Ledger:
         return {name: value for name, value in found.items() if value}
 
 
-def open_ledger() -> Any:
-    """Handle of a new one; it ends with the run's driver. Where it is lost with its node, it counts from 0 again."""
+@contextmanager
+def open_ledger() -> Iterator[Any]:
+    """Handle of a new one, for the block. Where it is lost with its node, it counts from 0 again."""
     import ray
 
-    return ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    try:
+        yield ledger
+    finally:
+        ray.kill(ledger)  # Ray Data keeps the handle as long as the session lives

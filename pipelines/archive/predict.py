@@ -167,21 +167,22 @@ def answer(
     import ray
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    ledger, films = open_ledger(), decode if windows == "auto" else None
     gpus = int(ray.cluster_resources().get("GPU", 0)) if cuda else 0
     copies = max(1, gpus) if predict.num_actors == "auto" else predict.num_actors
-    answers = decoded(work, model.plan, decode, reserved_cpus=copies * predict.cpus).map_batches(
-        writing(Answerer, results),
-        fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, ledger),
-        batch_format="pyarrow",
-        batch_size=None,
-        compute=pool(copies),
-        num_cpus=predict.cpus,
-        num_gpus=1 if cuda else None,
-    )
-    for count, failed in landed(answers, results, replacing):
-        progress.advance(count, failed)
-    return dict(ray.get(ledger.summary.remote()))
+    films = decode if windows == "auto" else None
+    with open_ledger() as ledger:
+        answers = decoded(work, model.plan, decode, reserved_cpus=copies * predict.cpus).map_batches(
+            writing(Answerer, results),
+            fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, ledger),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=pool(copies),
+            num_cpus=predict.cpus,
+            num_gpus=1 if cuda else None,
+        )
+        for count, failed in landed(answers, results, replacing):
+            progress.advance(count, failed)
+        return dict(ray.get(ledger.summary.remote()))
 
 
 class Answerer:
