@@ -48,7 +48,7 @@ def open_ledger() -> Iterator[Any]:
     """Handle of a new one, for the block. Where it is lost with its node, it counts from 0 again."""
     import ray
 
-    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     try:
         yield ledger
     finally:
