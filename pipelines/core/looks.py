@@ -32,11 +32,11 @@ def look(uri: str) -> Look:
     try:
         found = storage.version(uri)
     except Exception as error:  # every store has errors of its own
-        if isinstance(error, ValueError) or getattr(error, "errno", None) in NO_NAME:
+        if "\0" in uri or getattr(error, "errno", None) in NO_NAME:
             return Look("")
         return Look(None, f"{type(error).__name__}: {error}")
-    if not found and storage.is_local(uri) and not _has_neighbours(storage.absolute(uri)):
-        return Look(None, f"the folder of {uri} is empty or gone: is it mounted?")
+    if not found and storage.is_local(uri) and _is_share_away(storage.absolute(uri)):
+        return Look(None, f"the folder of {uri} is empty: is it mounted?")
     return Look(found)
 
 
@@ -47,11 +47,14 @@ def looks(uris: Iterable[str]) -> dict[str, Look]:
         return dict(zip(wanted, pool.map(look, wanted), strict=True))
 
 
-def versions(uris: Iterable[str]) -> dict[str, str | None]:
+def versions(uris: Iterable[str], some: bool = False) -> dict[str, str | None]:
     """Of each, ``look``'s version.
 
+    Args:
+        some: of several files at least one must be there.
+
     Raises:
-        Unreachable: more than ``MAX_UNKNOWN`` of them, and not just one or two, cannot be looked at.
+        Unreachable: more than ``MAX_UNKNOWN`` of them, and not just one or two, cannot be looked at; see ``some``.
     """
     found = looks(uris)
     unknown = [(uri, seen.why) for uri, seen in found.items() if seen.version is None]
@@ -59,13 +62,18 @@ def versions(uris: Iterable[str]) -> dict[str, str | None]:
         first, why = unknown[0]
         told = f"{len(unknown)} of {len(found)} files cannot be looked at now, the first is {first}: {why}"
         raise Unreachable(f"{told}; nothing was changed, run the same command again when they can")
+    if some and len(found) > 2 and not any(seen.version for seen in found.values()):
+        raise Unreachable(f"none of {len(found)} files is there, such as {next(iter(found))}; nothing was changed")
     return {uri: seen.version for uri, seen in found.items()}
 
 
-def _has_neighbours(path: str) -> bool:
-    """Whether its folder is there and holds something: only then a file that is not found is known to be missing."""
+def _is_share_away(path: str) -> bool:
+    """Whether the nearest folder above that is there holds nothing, as where a share is to be mounted."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
     try:
-        with os.scandir(os.path.dirname(path)) as entries:
-            return next(entries, None) is not None
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
     except OSError:
-        return False
+        return True

@@ -105,7 +105,7 @@ def list_videos(videos: str | Sequence[str], allow: Sequence[str] = ()) -> pa.Ta
         else:
             found |= _expand(uri)
     named = {entry.uri for entry in entries if not entry.error} - set(found)
-    return _rows([*map(_found, found), *entries], found | looks.versions(named))
+    return _rows([*map(_found, found), *entries], found | looks.versions(named, some=not found))
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:

@@ -69,7 +69,7 @@ def test_a_video_is_decoded_and_read_once(model, videos, plain, monkeypatch):
     memories = VideoMemories(MIB)
     predictor = Predictor(*model, memories=memories)
     assert_same(predictor.ground(videos[0], QUESTIONS), plain[0])
-    monkeypatch.setattr("spacevllm.predictor.sample_frames", None)  # decoding would fail now
+    monkeypatch.setattr(predictor, "_sampler", None)  # decoding would fail now
     monkeypatch.setattr("spacevllm.predictor.prefill", None)
     assert_same(predictor.ground(videos[0], QUESTIONS[::-1]), plain[0][::-1])
     assert_same(predictor.ground(str(videos[0]), QUESTIONS[:1], task="stvg"), plain[0][:1])

@@ -166,13 +166,12 @@ with locks.exclusive({str(tmp_path)!r}):
 def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
     share = tmp_path / "share"
     storage.write_text(share / "a", "one")
-    assert looks.look(str(share / "a")).version and looks.look(str(share / "b")) == ("", "")
-    (share / "a").unlink()  # a share that is not mounted is an empty folder, or none
-    for _ in range(2):
-        seen = looks.look(str(share / "a"))
+    assert looks.look(str(share / "a")).version
+    assert looks.look(str(share / "b")) == looks.look(str(share / "no" / "folder")) == ("", "")
+    (share / "a").unlink()  # a share that is not mounted is an empty folder
+    for name in ("a", "deep/in/it/b"):
+        seen = looks.look(str(share / name))
         assert seen.version is None and "is it mounted?" in seen.why
-        if share.exists():
-            share.rmdir()
     assert looks.look("nowhere://a").version is None
     names = [str(tmp_path / "there" / f"{i}") for i in range(40)]
     for name in names:
@@ -182,6 +181,10 @@ def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
     away = [str(share / f"{i}") for i in range(6)]
     with pytest.raises(looks.Unreachable, match=r"6 of 46 files cannot be looked at now, .*share/0.*mounted"):
         looks.versions([*names, *away])
+    gone = [str(tmp_path / "gone" / f"{i}") for i in range(3)]  # or it is no folder at all
+    assert set(looks.versions(gone).values()) == {""}
+    with pytest.raises(looks.Unreachable, match="none of 3 files is there"):
+        looks.versions(gone, some=True)
 
 
 def test_manifest_of_a_folder_a_glob_a_file_and_a_url(archive):

@@ -19,6 +19,7 @@ import standin
 from judge_server import judge_server
 
 from pipelines.core import storage
+from pipelines.core.delta import Log
 from pipelines.core.tracking import TrackingConfig
 from pipelines.evaluation import benchmark_suite
 from pipelines.evaluation.benchmark import BenchmarkConfig, load_queries, run
@@ -197,16 +198,16 @@ def test_killed_in_the_middle_nothing_is_asked_twice(tmp_path, ray_cluster):
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     parts = tmp_path / "out/charades_sta/predictions"
     deadline = time.monotonic() + 240
-    while len(list(parts.glob("*.parquet"))) < 3:
+    while len(Log(str(parts)).files()) < 3:
         assert driver.poll() is None and time.monotonic() < deadline, "the first run ended before it could be killed"
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    kept = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
-    asked = sum(storage.read_table(parts / name).num_rows for name in kept)
+    files = Log(str(parts)).files()
+    kept, asked = {file.path: file.added for file in files}, sum(file.rows for file in files)
     summary = run(job, standin.load)
     assert summary["ok"] == summary["in"] == 20 and 0 < summary["new"] <= 20 - asked
-    now = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    now = {file.path: file.added for file in Log(str(parts)).files()}
     assert all(now[name] == changed for name, changed in kept.items())  # not one of them was answered again
 
 
