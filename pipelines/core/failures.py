@@ -97,7 +97,7 @@ class Breaker:
     def see(self, errors: Iterable[str]) -> None:
         """Raises TooManyFailures."""
         self._last.extend(errors)
-        passing = [error for error in self._last if error and is_transient(error)]
+        passing = [error for error in self._last if reason_of(error or "") in TRANSIENT]  # not a stage's own verdicts
         if len(self._last) == self.WINDOW and len(passing) > self.SHARE * self.WINDOW:
             reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(map(reason_of, passing)).most_common())
             raise TooManyFailures(

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.progress import Progress
-from pipelines.core.results import KEY, Results, key_rows
+from pipelines.core.results import KEY, Results, key_rows, wanted_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import Run
 from pipelines.dataset.synthesize.config import AnalyzerConfig, AnnotatorConfig, SynthesisOptions, SynthesizeConfig
@@ -154,7 +154,7 @@ def _run_stages(config: SynthesizeConfig, work: pa.Table, stage: Run) -> dict[st
 
 
 def _run_stage(name: str, work: pa.Table, config: SynthesizeConfig, results: Results, stage: Run) -> dict[str, str]:
-    wanted = dict(zip(work["id"].to_pylist(), work["fingerprint"].to_pylist(), strict=True))
+    wanted = wanted_rows(work)
     done, replacing = results.done(wanted, config.retry_failed)
     missing = work.filter(pa.array([sample not in done for sample in work["id"].to_pylist()], pa.bool_()))
     if missing.num_rows:

@@ -43,7 +43,7 @@ def annotator_work(stages: str, work: pa.Table, config: SynthesizeConfig) -> pa.
     def finish(row: Row) -> Row:
         version, subject = versions[row["media"]], subjects[row["id"]]
         made_of = (same, row["media"], version, row["begin_s"], row["end_s"], row["text"], subject)
-        return row | {"subject": subject, "fingerprint": instance_id(*made_of)}
+        return row | {"subject": subject, "fingerprint": "" if version is None else instance_id(*made_of)}
 
     return _table(map(finish, _rows(work)))
 
