@@ -44,8 +44,9 @@ from pipelines.archive.ground import GroundConfig
 from pipelines.archive.ground import run as ground
 from pipelines.core.cluster import ray_session
 from pipelines.core.tracking import TrackingConfig
-from pipelines.media.decode import DecodeConfig, DecodeOptions, Plan
+from pipelines.media.decode import DecodeConfig, DecodeOptions
 from pipelines.media.decode import run as decode
+from pipelines.media.reading import Plan
 from spacevllm.predictor import Predictor
 from spacevllm.video.reader import sample_frames
 

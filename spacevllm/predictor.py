@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes, says_absent
 from spacevllm.video.errors import StillImage
 from spacevllm.video.guard import GuardedSampler
+from spacevllm.video.parts import parts_reader
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.video.resize import resize_frames
-from spacevllm.windows import Windows, ground_film, is_film
+from spacevllm.windows import Windows, ground_film, is_film, window_s
 from spacevllm.words.answers import MOST_SPANS, parse_boxes, parse_span, parse_spans
 
 Video = str | Path | SampledFrames
@@ -112,25 +114,23 @@ class Predictor:
         Raises:
             VideoError: the video cannot be read. StillImage: it is an image.
         """
-        clip = self._clip(video, task, key)
+        walks = windows == "auto" and not isinstance(video, SampledFrames)
+        clip = self._clip(video, task, key, most_s=window_s(self.num_frames) if walks else math.inf)
         if clip.info.duration_s == 0:
             raise StillImage(f"{clip.info.path}: an image has no time; ground needs videos")
-        if (
-            windows == "auto"
-            and not isinstance(video, SampledFrames)
-            and is_film(clip.info.duration_s, self.num_frames)
-        ):
+        if walks and is_film(clip.info.duration_s, self.num_frames):
             return self._ground_film(clip.info, questions, task)
         said = self._ask(clip, [Question(task, question) for question in questions])
         return [self._answer(clip, question, one) for question, one in zip(questions, said, strict=True)]
 
     def _ground_film(self, info: VideoInfo, questions: Sequence[str], task: str) -> list[Answer]:
-        def read(part: Span) -> SampledFrames:
-            return self._sampler.sample(info.path, self.num_frames, part=part, size=self.image_size)
+        def find(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self._sampler.find(info.path, info, indices, self.image_size)
 
         def ask(clip: SampledFrames, asked: Sequence[str]) -> list[Answer]:
             return self.ground(clip, asked, task)
 
+        read = parts_reader(info, self.num_frames, self.image_size, find)
         return ground_film(read, ask, Span(0.0, info.duration_s), self.num_frames, questions)
 
     def locate(self, image: Video, expressions: Sequence[str]) -> list[np.ndarray]:
@@ -154,23 +154,25 @@ class Predictor:
             return None
         return self.memories.get((key, self.model.config.has_queries(task)))
 
-    def _clip(self, video: Video, task: str, key: str = "") -> SampledFrames:
-        """The video's frames or, with ``memories``, what is remembered of them."""
+    def _clip(self, video: Video, task: str, key: str = "", most_s: float = math.inf) -> SampledFrames:
+        """The video's frames or, with ``memories``, what is remembered of them; none of a file that is longer."""
         if not isinstance(video, SampledFrames):
             key = key or file_key(video)
         if self.memories is None or not key or isinstance(video, RememberedClip):
-            return self._frames(video)
+            return self._frames(video, most_s)
         if remembered := self.recall(key, task):
             return remembered
-        clip = self._frames(video)
+        clip = self._frames(video, most_s)
+        if not len(clip.frames):
+            return clip
         clip = RememberedClip.of(clip, self._prefill(clip, Question(task, "")))
         self.memories.put((key, self.model.config.has_queries(task)), clip)
         return clip
 
-    def _frames(self, video: Video) -> SampledFrames:
+    def _frames(self, video: Video, most_s: float) -> SampledFrames:
         if isinstance(video, SampledFrames):
             return video
-        return self._sampler.sample(video, self.num_frames, size=self.image_size)
+        return self._sampler.sample(video, self.num_frames, size=self.image_size, most_s=most_s)
 
     def _ask(self, clip: SampledFrames, questions: Sequence[Question]) -> list[Said]:
         """One answer a question, all of one task; the video is prefilled once, or once a question if that is first."""

@@ -3,7 +3,7 @@
     overlapping windows, each asked like a video of its own → the most confident answer → what goes on across a
     window's border is joined → a second, denser look around both borders of the answer
 
-A window is read while the one before it is asked, and forgotten: what is kept of it is its answers, a kilobyte each.
+Windows are read while those before them are asked, and forgotten: what is kept of each is its answers, a kilobyte each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube, interpolate_boxes
 from spacevllm.video.errors import TooLarge, VideoError
+from spacevllm.video.parts import ReadParts
 from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames
 
@@ -60,9 +61,14 @@ class Walked:
     best: Sequence[Tube | None]
 
 
+def window_s(num_frames: int) -> float:
+    """Seconds that ``num_frames`` cover well."""
+    return num_frames * SECONDS_PER_FRAME
+
+
 def is_film(duration_s: float, num_frames: int) -> bool:
     """Whether ``num_frames`` would lie too far apart."""
-    return duration_s > num_frames * SECONDS_PER_FRAME
+    return duration_s > window_s(num_frames)
 
 
 def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP, max_windows: int = MAX_WINDOWS) -> list[Span]:
@@ -83,7 +89,7 @@ def plan_windows(whole: Span, length_s: float, overlap: float = OVERLAP, max_win
 
 
 def ground_film(
-    read: Read,
+    read: ReadParts,
     ask: Ask,
     whole: Span,
     num_frames: int,
@@ -94,7 +100,7 @@ def ground_film(
     them answers, so which others are the same event again cannot be told.
 
     Args:
-        read: gives ``num_frames`` frames of a part. ask: gives an answer a question, in the film's seconds.
+        read: gives ``num_frames`` frames of each part. ask: gives an answer a question, in the film's seconds.
         whole: the part of the film to look at.
         tell: called before the first window and after each.
 
@@ -105,14 +111,14 @@ def ground_film(
     Raises:
         VideoError: no window can be decoded. TooLarge: there would be more than ``MAX_WINDOWS``.
     """
-    length_s = num_frames * SECONDS_PER_FRAME
+    length_s = window_s(num_frames)
     found: list[list[Candidate]] = [[] for _ in questions]
     surest: list[Tube | None] = [None] * len(questions)  # that have a span, so far
     spare: list[Tube] = []  # the surest answers of all, for questions that get no span anywhere
     errors, info, count = [], None, 0
     parts = plan_windows(whole, length_s)
     tell(Walked(0, len(parts), tuple(surest)))
-    for part, clip in _read_ahead(read, parts):
+    for part, clip in zip(parts, read(parts), strict=True):
         if isinstance(clip, VideoError):
             errors.append(clip)
         else:
@@ -127,7 +133,7 @@ def ground_film(
     if info is None:
         raise errors[0]
     best = [join(kept, info, length_s / num_frames) if kept else tube for kept, tube in zip(found, spare, strict=True)]
-    best = [_look_again(read, ask, tube, whole, num_frames, info) for tube in best]
+    best = _look_again(read, ask, best, whole, num_frames, info)
     return [Answer([replace(tube, windows=count, windows_unread=len(errors))]) for tube in best]
 
 
@@ -151,7 +157,7 @@ def join(candidates: Sequence[Candidate], info: VideoInfo, gap_s: float) -> Tube
         span, reach = _hull(span, more.span), _hull(reach, more.part)
 
 
-def looks(span: Span, whole: Span, length_s: float, gap_s: float) -> list[Span]:
+def looks(span: Span, whole: Span, length_s: float, gap_s: float = SECONDS_PER_FRAME) -> list[Span]:
     """Where to look again: around the whole answer if that is at least twice as dense, else around each border."""
     margin = _MOVES * gap_s
     if span.end_s - span.begin_s + 2 * margin <= length_s / 2:
@@ -170,23 +176,35 @@ def correct(span: Span, seen: Sequence[Candidate], gap_s: float) -> Span:
     return Span(begin, end) if begin < end else span
 
 
-def _look_again(read: Read, ask: Ask, tube: Tube, whole: Span, num_frames: int, info: VideoInfo) -> Tube:
+def _look_again(
+    read: ReadParts, ask: Ask, tubes: Sequence[Tube], whole: Span, num_frames: int, info: VideoInfo
+) -> list[Tube]:
+    """The second looks of all questions, in the film's order: parts that lie together are read together."""
+    wanted: dict[Span, list[int]] = {}
+    for number, tube in enumerate(tubes):
+        for part in () if tube.span is None else looks(tube.span, whole, window_s(num_frames)):
+            wanted.setdefault(part, []).append(number)
+    parts = sorted(wanted, key=lambda part: (part.begin_s, part.end_s))
+    seen: list[list[Candidate]] = [[] for _ in tubes]
+    for part, clip in zip(parts, read(parts), strict=True):
+        if isinstance(clip, SampledFrames):
+            seconds = ask(clip, [tubes[number].question for number in wanted[part]])
+            for number, second in zip(wanted[part], seconds, strict=True):
+                if second.best.span is not None:
+                    seen[number].append(Candidate.of(second.best, second.best.span, part))
+    return [_corrected(tube, second, whole, info) for tube, second in zip(tubes, seen, strict=True)]
+
+
+def _corrected(tube: Tube, seen: Sequence[Candidate], whole: Span, info: VideoInfo) -> Tube:
     if tube.span is None:
         return tube
-    span, length_s, gap_s = tube.span, num_frames * SECONDS_PER_FRAME, SECONDS_PER_FRAME
-    seen = []
-    for part, clip in _read_ahead(read, looks(span, whole, length_s, gap_s)):
-        if isinstance(clip, SampledFrames):
-            second = ask(clip, [tube.question])[0].best
-            if second.span is not None:
-                seen.append(Candidate.of(second, second.span, part))
-    better = correct(span, seen, gap_s)
+    better = correct(tube.span, seen, SECONDS_PER_FRAME)
     agreeing = [c for c in seen if c.span.begin_s < better.end_s and better.begin_s < c.span.end_s]
-    return _merge(tube, [Candidate.of(tube, span, whole), *agreeing], better, info)
+    return _merge(tube, [Candidate.of(tube, tube.span, whole), *agreeing], better, info)
 
 
-def _read_ahead(read: Read, parts: Sequence[Span]) -> Iterator[tuple[Span, SampledFrames | VideoError]]:
-    """Each part with its frames, or why it has none; the next is read meanwhile, and no more than that one."""
+def one_ahead(read: Read) -> ReadParts:
+    """Reads parts one by one; the next is read meanwhile, and no more than that one."""
 
     def attempt(part: Span) -> SampledFrames | VideoError:
         try:
@@ -194,13 +212,16 @@ def _read_ahead(read: Read, parts: Sequence[Span]) -> Iterator[tuple[Span, Sampl
         except VideoError as error:
             return error
 
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(attempt, parts[0])
-        for number, part in enumerate(parts):
-            clip = following.result()
-            if number + 1 < len(parts):
-                following = pool.submit(attempt, parts[number + 1])
-            yield part, clip
+    def read_parts(parts: Sequence[Span]) -> Iterator[SampledFrames | VideoError]:
+        with ThreadPoolExecutor(1) as thread:
+            following = [thread.submit(attempt, part) for part in parts[:1]]
+            for part in parts[1:]:
+                clip = following.pop().result()
+                following.append(thread.submit(attempt, part))
+                yield clip
+            yield from (last.result() for last in following)
+
+    return read_parts
 
 
 def _goes_on(span: Span, reach: Span, other: Candidate, gap_s: float) -> bool:

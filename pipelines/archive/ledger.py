@@ -1,24 +1,35 @@
-"""What workers tell while they live, so that it is known what they died of."""
+"""What workers tell while they live, so that it is known what they died of; and the readers of films they share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pipelines.media.films import Reader
 
 TRIES = 3  # of a video that kills its worker
 FAULTS = 5  # of one machine, with no success between them
 
 
 class Ledger:
-    """One a run, an actor without a CPU. Keys name videos with their questions."""
+    """One a run, an actor without a CPU. Keys name videos with their questions.
 
-    def __init__(self) -> None:
+    Args:
+        start_readers: of films, when the first is met; they end with this actor.
+    """
+
+    def __init__(self, start_readers: Callable[[], list[Reader]]) -> None:
+        self._start_readers, self._readers = start_readers, list[Reader]()
         self._begun: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()  # by machine, in a row
         self._all_faults: Counter[str] = Counter()
         self._lost = 0
+
+    def readers(self) -> list[Reader]:
+        self._readers = self._readers or self._start_readers()
+        return self._readers
 
     def begin(self, key: str) -> int:
         """How often it was begun and never ended, this time included."""
@@ -44,11 +55,11 @@ class Ledger:
 
 
 @contextmanager
-def open_ledger() -> Iterator[Any]:
+def open_ledger(start_readers: Callable[[], list[Reader]]) -> Iterator[Any]:
     """Handle of a new one, for the block. Where it is lost with its node, it counts from 0 again."""
     import ray
 
-    ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ledger: Any = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(start_readers)
     try:
         yield ledger
     finally:

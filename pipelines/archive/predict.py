@@ -25,7 +25,9 @@ from pipelines.core.landing import landed, writing
 from pipelines.core.models import local_model, pinned
 from pipelines.core.progress import Progress
 from pipelines.core.results import Results, Wanted, made_from
-from pipelines.media.decode import DecodeOptions, Decoder, Plan, decoded, row_to_frames
+from pipelines.media.decode import DecodeOptions, decoded, row_to_frames
+from pipelines.media.films import FilmReaders, Reader, start_readers
+from pipelines.media.reading import Plan
 from spacevllm.config import Config, ConfigError
 from spacevllm.data.instance import instance_id
 from spacevllm.frame_size import FrameSize
@@ -33,7 +35,7 @@ from spacevllm.imports import no_garbage
 from spacevllm.model.folder import read_facts
 from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
-from spacevllm.windows import Windows, ground_film, is_film
+from spacevllm.windows import Windows, ground_film, window_s
 
 QUESTION = pa.struct(
     [(name, pa.string()) for name in ("id", "task", "question", "fingerprint")] + [("options", pa.list_(pa.string()))]
@@ -162,18 +164,19 @@ def answer(
 
     Args:
         replacing: see ``Results.done``.
-        windows: ``auto``: films are walked window by window by the predictor's actor, which reads them a second time.
+        windows: ``auto``: films are walked window by window, which ``FilmReaders`` read for the predictor's actor.
     """
     import ray
 
     cuda = predict.device == "cuda" or (predict.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     gpus = int(ray.cluster_resources().get("GPU", 0)) if cuda else 0
     copies = max(1, gpus) if predict.num_actors == "auto" else predict.num_actors
-    films = decode if windows == "auto" else None
-    with open_ledger() as ledger:
-        answers = decoded(work, model.plan, decode, reserved_cpus=copies * predict.cpus).map_batches(
+    most_s = window_s(model.num_frames) if windows == "auto" else None
+    readers = partial(start_readers, model.plan, decode, decode.backend, decode.num_actors)
+    with open_ledger(readers) as ledger:
+        answers = decoded(work, model.plan, decode, copies * predict.cpus, most_s=most_s).map_batches(
             writing(Answerer, results),
-            fn_constructor_args=(model, "cuda" if cuda else "cpu", load, films, ledger),
+            fn_constructor_args=(model, "cuda" if cuda else "cpu", load, ledger, copies),
             batch_format="pyarrow",
             batch_size=None,
             compute=pool(copies),
@@ -189,17 +192,14 @@ class Answerer:
     """A Ray Data actor: decoded media with their questions in, rows of ``answers.ANSWERS`` out.
 
     Args:
-        films: how to read the windows of films; None: films are seen at once, like all others.
-        ledger: handle of the run's ``Ledger``.
+        ledger: handle of the run's ``Ledger``. copies: of this actor, that share its readers.
 
     Raises:
         ConfigError: the model here is not the driver's.
         MachineFault: when called; this machine fails whatever it is given.
     """
 
-    def __init__(
-        self, model: Model, device: str, load: LoadPredictor, films: DecodeOptions | None = None, ledger: Any = None
-    ) -> None:
+    def __init__(self, model: Model, device: str, load: LoadPredictor, ledger: Any = None, copies: int = 1) -> None:
         self.ledger = ledger
         self.model = model
         self.predictor = load(model.path, device)
@@ -208,7 +208,7 @@ class Answerer:
                 f"the model {model.path} on {socket.gethostname()} has digest {self.predictor.digest}, where the job "
                 f"started {model.digest}: give all machines the same, or a URL"
             )
-        self.films = Decoder(model.plan, films) if films else None
+        self.films = FilmReaders(self._readers, model.plan, copies)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([row for media in table.to_pylist() for row in self.answer(media)])
@@ -264,7 +264,7 @@ class Answerer:
             return [results[question["id"]] for question in questions]
         except VideoError as error:  # of a film
             return [{"status": "failed", "error": f"{error.reason}: {error}"}] * len(questions)
-        except OSError as error:  # of a film's second fetch
+        except OSError as error:  # a film cannot be fetched where it is read
             if is_machine_fault(error):
                 raise MachineFault(f"{type(error).__name__}: {error}") from None
             return [{"status": "failed", "error": f"storage: {media['uri']}: {error}"}] * len(questions)
@@ -279,9 +279,16 @@ class Answerer:
             return self.predictor.answer(frames, texts, [question["options"] or [] for question in asked])
         if task == "rec":
             return self.predictor.locate(frames, texts)
-        part = shown_part(frames)
-        if self.films is None or not is_film(part.end_s - part.begin_s, self.model.num_frames):
+        if len(frames.frames):
             return self.predictor.ground(frames, texts, task)
-        ground = partial(self.predictor.ground, task=task)
-        with self.films.reading(uri) as read:
-            return ground_film(read, ground, part, self.model.num_frames, texts)
+        ground, read = partial(self.predictor.ground, task=task), self.films.of(uri, frames.info)
+        try:
+            return ground_film(read, ground, shown_part(frames), self.model.num_frames, texts)
+        finally:
+            self.films.leave(uri)
+
+    def _readers(self) -> list[Reader]:
+        import ray
+
+        readers: list[Reader] = ray.get(self.ledger.readers.remote())
+        return readers

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from pipelines.core import storage
+from pipelines.core import looks, storage
 
-PREFIX, HELD = "spacevllm-fetched-", ".held"
+PREFIX, HELD, FETCHING, READY = "spacevllm-fetched-", ".held", ".fetching", ".ready"
 SPARE_BYTES = 256 << 20  # left free for what else the machine does
 JUST_MADE_S = 3600.0
 
@@ -26,28 +28,39 @@ def local_copy(uri: str | Path) -> Iterator[str]:
     Raises:
         OSError: the download failed, or the disk has no room for it.
     """
-    fs, path = storage.resolve(uri)
     if storage.is_local(uri):
-        yield path
+        yield storage.resolve(uri)[1]
         return
     with _folder() as folder:
-        target = os.path.join(folder, os.path.basename(path.split("?")[0]) or "file")
-        try:
-            _need_room(folder, fs.info(path).get("size") or 0)
-            fs.get_file(path, target)
-        except OSError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            raise OSError(f"cannot fetch {uri}: {error}") from error
-        yield target
+        yield _fetch(uri, folder)
+
+
+@contextmanager
+def shared_copy(uri: str) -> Iterator[str]:
+    """``local_copy`` for all processes of this machine: fetched by the first, deleted by the last.
+
+    Raises:
+        OSError: as ``local_copy``.
+    """
+    if storage.is_local(uri):
+        yield storage.resolve(uri)[1]
+        return
+    name = hashlib.sha256(f"{uri} {os.getuid()} {looks.versions([uri])[uri]}".encode()).hexdigest()[:16]
+    folder = os.path.join(tempfile.gettempdir(), f"{PREFIX}{name}")
+    with _shared(folder), open(os.path.join(folder, FETCHING), "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        ready = os.path.join(folder, READY)
+        if not os.path.exists(ready):
+            os.symlink(_fetch(uri, folder), ready)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield os.path.realpath(ready)
 
 
 def sweep() -> list[str]:
     """Removes what killed processes left in the temporary folder; the folders that went."""
     swept = []
     for entry in os.scandir(tempfile.gettempdir()):
-        if entry.name.startswith(PREFIX) and _is_left(entry.path):
-            shutil.rmtree(entry.path, ignore_errors=True)
+        if entry.name.startswith(PREFIX) and _swept(entry.path):
             swept.append(entry.path)
     return swept
 
@@ -60,15 +73,66 @@ def _folder() -> Iterator[str]:
         yield folder
 
 
-def _is_left(folder: str) -> bool:
+@contextmanager
+def _shared(folder: str) -> Iterator[None]:
+    with _join(folder) as held:
+        try:
+            yield
+        finally:
+            with suppress(BlockingIOError):  # others are there
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(folder)
+
+
+def _join(folder: str) -> IO[str]:
+    """The open lock of a folder that is there, and stays while it is open."""
+    while True:
+        with suppress(FileNotFoundError, FileExistsError):  # the last one is just leaving
+            os.makedirs(folder, exist_ok=True)
+            held = open(os.path.join(folder, HELD), "a")  # noqa: SIM115  # who calls closes it
+            fcntl.flock(held, fcntl.LOCK_SH)
+            if os.fstat(held.fileno()).st_nlink:
+                return held
+            held.close()
+
+
+def _fetch(uri: str | Path, folder: str) -> str:
+    fs, path = storage.resolve(uri)
+    target = os.path.join(folder, os.path.basename(path.split("?")[0]) or "file")
+    try:
+        _need_room(folder, fs.info(path).get("size") or 0)
+        fs.get_file(path, target)
+    except OSError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise OSError(f"cannot fetch {uri}: {error}") from error
+    return target
+
+
+def _swept(folder: str) -> bool:
+    """Removes the folder if nobody holds it."""
     try:
         with open(os.path.join(folder, HELD)) as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return time.time() - os.fstat(held.fileno()).st_mtime > 1  # made, and not held yet
+            left = time.time() - os.fstat(held.fileno()).st_mtime > 1  # made, and not held yet
+            if left:
+                _remove(folder)
+            return left
     except BlockingIOError:
         return False
     except OSError:  # without a lock: being made, or removed
-        return os.path.isdir(folder) and time.time() - os.stat(folder).st_mtime > JUST_MADE_S
+        left = os.path.isdir(folder) and time.time() - os.stat(folder).st_mtime > JUST_MADE_S
+        if left:
+            shutil.rmtree(folder, ignore_errors=True)
+        return left
+
+
+def _remove(folder: str) -> None:
+    """What is held is not there any more; its lock goes last, as who comes looks for that."""
+    with suppress(OSError):  # somebody has come
+        for name in sorted(os.listdir(folder), key=HELD.__eq__):
+            os.remove(os.path.join(folder, name))
+        os.rmdir(folder)
 
 
 def _need_room(folder: str, size: int) -> None:

@@ -7,12 +7,12 @@ square the model sees (8 frames of 64 x 64 are 98 kB; 64 of 384 x 384 are 28 MB)
 from __future__ import annotations
 
 import math
+import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from pipelines.core.results import KEY, Results, count_rows, made_from, wanted_r
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
-from pipelines.media.reading import ReadOptions
+from pipelines.media.reading import Plan, ReadOptions
 from spacevllm.config import Config
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
@@ -56,14 +56,8 @@ FRAMES = pa.schema(
     ]
 )
 
+FILM = pa.field("film", pa.large_binary())  # a pickled VideoInfo, by which ``films`` reads parts; null: no film
 ASKED = ["uri", "begin_s", "end_s", "error"]  # of a manifest, what decoding needs
-
-
-class Plan(NamedTuple):
-    """What the model wants to see: ``num_frames`` uniform frames of this size."""
-
-    num_frames: int
-    size: FrameSize
 
 
 class DecodeOptions(ReadOptions):
@@ -134,10 +128,15 @@ def run(config: DecodeConfig) -> Summary:
 
 
 class Decoder:
-    """A Ray Data actor: rows of a manifest in, the same rows with the columns of ``FRAMES`` out."""
+    """A Ray Data actor: rows of a manifest in, the same rows with the columns of ``FRAMES`` out.
 
-    def __init__(self, plan: Plan, options: DecodeOptions) -> None:
-        self.plan, self.options = plan, options
+    Args:
+        most_s: what is longer is a film, which is only measured; its row has no frames, and ``FILM``. None: all is
+            decoded, and there is no such column.
+    """
+
+    def __init__(self, plan: Plan, options: DecodeOptions, most_s: float | None = None) -> None:
+        self.plan, self.options, self.most_s = plan, options, most_s
         scratch.sweep()
         self.sampler = options.open_sampler()
 
@@ -146,9 +145,10 @@ class Decoder:
             {"status": "failed", "error": error} if error else self.decode(uri, _part(begin_s, end_s))
             for uri, begin_s, end_s, error in zip(*(table[name].to_pylist() for name in ASKED), strict=True)
         ]
-        frames = pa.Table.from_pylist(rows, schema=FRAMES)
+        schema = FRAMES if self.most_s is None else FRAMES.append(FILM)
+        frames = pa.Table.from_pylist(rows, schema=schema)
         table = table.drop_columns(["error"])
-        for name in FRAMES.names:
+        for name in schema.names:
             table = table.append_column(name, frames[name])
         return table
 
@@ -166,23 +166,10 @@ class Decoder:
             row = {"status": "failed", "error": f"decode: {uri}: {type(error).__name__}: {error}"}
         return row | {"decode_ms": (time.perf_counter() - started) * 1000}
 
-    @contextmanager
-    def reading(self, uri: str) -> Iterator[Callable[[Span], SampledFrames]]:
-        """Reads parts of one file, which is fetched once; frames come in the size of the plan.
-
-        The function given raises VideoError; entering raises OSError if the file cannot be fetched.
-        """
-        with scratch.local_copy(uri) as path:
-
-            def read(part: Span) -> SampledFrames:
-                clip = self._sample(path, part)
-                return replace(clip, info=replace(clip.info, path=uri))
-
-            yield read
-
     def _sample(self, path: str, part: Span | None) -> SampledFrames:
         num_frames, size = self.plan
-        return self.sampler.sample(path, num_frames, backend=self.options.backend, part=part, size=size)
+        most_s = math.inf if self.most_s is None else self.most_s
+        return self.sampler.sample(path, num_frames, self.options.backend, part=part, size=size, most_s=most_s)
 
 
 def _part(begin_s: float | None, end_s: float | None) -> Span | None:
@@ -194,6 +181,7 @@ def _part(begin_s: float | None, end_s: float | None) -> Span | None:
 def frames_to_row(sampled: SampledFrames) -> dict[str, Any]:
     """Sampled frames as a row of ``FRAMES``."""
     info, frames = sampled.info, sampled.frames
+    film = pickle.dumps(info) if not len(frames) else None
     return {
         "status": "ok",
         "error": "",
@@ -207,7 +195,8 @@ def frames_to_row(sampled: SampledFrames) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
         "duration_s": info.duration_s,
-        "frame_times_s": info.times_s.tolist(),
+        "frame_times_s": [] if film else info.times_s.tolist(),
+        "film": film,
         "shown_begin_s": sampled.part and sampled.part.begin_s,
         "shown_end_s": sampled.part and sampled.part.end_s,
     }
@@ -217,8 +206,16 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
     """The inverse of ``frames_to_row``, but for the size of the frames and what the container said.
 
     ``frames`` is (T, H, W, 3) uint8 in the plan's size while ``info.width`` and ``info.height`` are the original's.
+    Of a film ``info`` is whole, and T == 0.
     """
-    info = VideoInfo(
+    info = replace(pickle.loads(row["film"]), path=row["media"]) if row.get("film") else _row_to_info(row)
+    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, H, W, 3)
+    part = None if row["shown_begin_s"] is None else Span(row["shown_begin_s"], row["shown_end_s"])
+    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
+
+
+def _row_to_info(row: Mapping[str, Any]) -> VideoInfo:
+    return VideoInfo(
         path=row["media"],
         width=row["width"],
         height=row["height"],
@@ -236,13 +233,15 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
         codec="",
         container="",
     )
-    frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])  # (T, H, W, 3)
-    part = None if row["shown_begin_s"] is None else Span(row["shown_begin_s"], row["shown_end_s"])
-    return SampledFrames(info, np.array(row["indices"]), np.array(row["times_s"]), frames, part=part)
 
 
 def decoded(
-    work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0, worker: type = Decoder
+    work: pa.Table,
+    plan: Plan,
+    options: DecodeOptions,
+    reserved_cpus: float = 0,
+    worker: type = Decoder,
+    most_s: float | None = None,
 ) -> Any:
     """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
 
@@ -250,7 +249,7 @@ def decoded(
 
     Args:
         reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
-        worker: ``Decoder``, or what it was made into.
+        worker: ``Decoder``, or what it was made into. most_s: see there.
     """
     import ray
 
@@ -261,7 +260,7 @@ def decoded(
     rows = ray.data.from_blocks(blocks)  # from_arrow would look at each block in a task, and start workers for it
     return rows.map_batches(
         worker,
-        fn_constructor_args=(plan, options),
+        fn_constructor_args=(plan, options, most_s),
         batch_format="pyarrow",
         batch_size=None,
         compute=pool(actors),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pydantic import Field
 
 from spacevllm.config import Config
+from spacevllm.frame_size import FrameSize
 from spacevllm.video.guard import GuardedSampler
 from spacevllm.video.limits import Limits
+
+
+class Plan(NamedTuple):
+    """What the model wants to see: ``num_frames`` uniform frames of this size."""
+
+    num_frames: int
+    size: FrameSize
 
 
 class ReadOptions(Config):

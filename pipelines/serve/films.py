@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from spacevllm.answer import Answer
 from spacevllm.span import Span
 from spacevllm.video.reader import SampledFrames
-from spacevllm.windows import Walked, ground_film
+from spacevllm.windows import Walked, ground_film, one_ahead
 
 T = TypeVar("T")
 Read = Callable[[Span], Coroutine[Any, Any, SampledFrames]]
@@ -40,7 +40,7 @@ class FilmWalks:
         walk = asyncio.get_running_loop().run_in_executor(
             self._threads,
             lambda: ground_film(
-                lambda part: loop_side.result(read(part)),
+                one_ahead(lambda part: loop_side.result(read(part))),
                 lambda clip, asked: loop_side.result(ask(clip, asked)),
                 whole,
                 num_frames,

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import functools
 import logging
+import math
 import os
 import pickle
 import signal
@@ -26,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
 from spacevllm.video import wire
@@ -33,7 +36,7 @@ from spacevllm.video.errors import DecoderCrashed, DecodeTimeout, MissingVideo
 from spacevllm.video.files import open_within
 from spacevllm.video.limits import UNLIMITED, Limits
 from spacevllm.video.probe import VideoInfo
-from spacevllm.video.reader import Backend, SampledFrames, sample_frames
+from spacevllm.video.reader import Backend, SampledFrames, find_frames, sample_frames
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +100,7 @@ class GuardedSampler:
         size: FrameSize | None = None,
         info: VideoInfo | None = None,
         max_duration_s: float | None = None,
+        most_s: float = math.inf,
     ) -> SampledFrames:
         """``sample_frames`` with these arguments.
 
@@ -107,10 +111,20 @@ class GuardedSampler:
         told = {"max_pixels": max_pixels, "max_frames": max_frames, "max_duration_s": max_duration_s}
         limits = self.limits._asdict() | {name: most for name, most in told.items() if most is not None}
         plan = {"num_frames": num_frames, "backend": backend, "segment": segment, "part": part, "size": size}
-        asked = {**plan, "info": info, **limits}
+        asked = {**plan, "info": info, "most_s": most_s, **limits}
         seconds = self.timeout_s + self.timeout_per_frame_s * num_frames
         frames: SampledFrames = self._call(seconds, sample_frames, str(path), (), asked)
         return replace(frames, info=replace(frames.info, path=str(path)))  # whatever the child calls it
+
+    def find(
+        self, path: str | Path, info: VideoInfo, indices: np.ndarray, size: FrameSize, backend: Backend = "pyav"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``find_frames`` with these arguments. Raises as ``sample`` does."""
+        asked = {"info": info, "indices": indices, "size": size, "backend": backend}
+        seconds = self.timeout_s + self.timeout_per_frame_s * len(indices)
+        asked["max_pixels"] = self.limits.max_pixels
+        found: tuple[np.ndarray, np.ndarray] = self._call(seconds, find_frames, str(path), (), asked)
+        return found
 
     def run(self, function: Callable[..., Any], path: str | Path, *arguments: Any, **named: Any) -> Any:
         """``function(path, *arguments, **named)`` in the child; the function of a module, what it takes pickles.

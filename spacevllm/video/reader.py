@@ -7,10 +7,12 @@ costs time, never a wrong frame.
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -68,6 +70,11 @@ def shown_part(clip: SampledFrames) -> Span:
     return clip.part or Span(0.0, clip.info.duration_s)
 
 
+def shown_s(info: VideoInfo, part: Span | None) -> float:
+    """Seconds of a part, None: of the video."""
+    return info.duration_s if part is None else part.end_s - part.begin_s
+
+
 def sample_frames(
     path: str | Path,
     num_frames: int,
@@ -79,6 +86,7 @@ def sample_frames(
     size: FrameSize | None = None,
     info: VideoInfo | None = None,
     max_duration_s: float | None = None,
+    most_s: float = math.inf,
 ) -> SampledFrames:
     """``num_frames`` uniform frames of a local video; a PNG or JPEG gives its one picture (T == 1).
 
@@ -88,6 +96,7 @@ def sample_frames(
         part: the same in seconds (the end is cut to the video's); what is shown at its begin belongs to it.
         size: that frames are resized to, and no more than one is held as it was; None: they come as they are.
         info: of this very file, if it was probed before: its packets are not read again.
+        most_s: what is to be sampled from and is longer is not decoded: T == 0. Films are asked for part by part.
 
     Raises:
         VideoError: a subclass that names the reason; see ``spacevllm.video.errors``.
@@ -100,12 +109,56 @@ def sample_frames(
     with open_video(path, limits) as (container, stream):
         info = info or scan(path, container, stream, limits)
         begin, end = _segment(info, segment, part)
+        shown = _seconds(info, begin, end)
         indices = begin + uniform_indices(end - begin, num_frames)  # (T,)
+        if shown_s(info, shown) > most_s:
+            indices = indices[:0]
         if _checked(backend) == "pyav":
             frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted, limits), size)
     if backend == "decord":
         frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted), size)
-    return SampledFrames(info, indices, info.times_s[indices], frames, part=_seconds(info, begin, end))
+    return SampledFrames(info, indices, info.times_s[indices], frames, part=shown)
+
+
+def part_indices(info: VideoInfo, num_frames: int, part: Span) -> tuple[np.ndarray, Span | None]:
+    """(T,) int64 frames that ``sample_frames`` takes of a part, and its borders as those of frames.
+
+    Raises:
+        EmptySegment: the part holds no frame.
+    """
+    begin, end = _segment(info, None, part)
+    return begin + uniform_indices(end - begin, num_frames), _seconds(info, begin, end)
+
+
+def find_frames(
+    path: str | Path,
+    info: VideoInfo,
+    indices: np.ndarray,
+    size: FrameSize,
+    backend: Backend = "pyav",
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the frames that come out of the decoder; the others are damaged.
+
+    Args:
+        path: of the very file that ``info`` is about. indices: (U,) int64, increasing.
+
+    Returns:
+        (F,) int64, those that were found, and (F, H, W, 3) uint8 RGB of that size, upright.
+
+    Raises:
+        VideoError: the file is gone, or a frame is larger than allowed.
+    """
+    path, limits = str(path), Limits(max_pixels)
+    check_file(path)
+    info = replace(info, path=path)
+    if _checked(backend) == "decord":
+        frames, found = _collect(info, indices, lambda wanted: _read_decord(info, wanted), size)
+    else:
+        with open_video(path, limits) as (container, stream):
+            read = partial(_read_pyav, container, stream, info, limits=limits)
+            frames, found = _collect(info, indices, read, size)
+    return indices[found], frames[found]
 
 
 def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray, backend: Backend = "pyav") -> np.ndarray:
@@ -172,19 +225,31 @@ def _seconds(info: VideoInfo, begin: int, end: int) -> Span | None:
 def _gather(info: VideoInfo, indices: np.ndarray, read: _Read, size: FrameSize | None = None) -> np.ndarray:
     """(T, H, W, 3) from ``read(wanted)``, which yields (frame number, upright picture) in any order."""
     wanted, place = np.unique(indices, return_inverse=True)  # (U,), (T,)
+    frames, found = _collect(info, wanted, read, size)
+    if not found.all():
+        raise lost_frames(info.path, wanted, found)
+    return frames if len(wanted) == len(indices) and (wanted == indices).all() else frames[place]
+
+
+def lost_frames(path: str, wanted: np.ndarray, found: np.ndarray) -> UndecodableFrames:
+    """wanted: (U,) frame numbers, increasing. found: (U,) bool."""
+    lost = int(wanted[~found][0])
+    return UndecodableFrames(
+        f"{path}: decoded {found.sum()} of {len(wanted)} wanted frames, the first lost is frame {lost}"
+    )
+
+
+def _collect(info: VideoInfo, wanted: np.ndarray, read: _Read, size: FrameSize | None) -> tuple[np.ndarray, np.ndarray]:
+    """(U, H, W, 3) of increasing ``wanted`` (U,), and (U,) bool which of them came."""
     width, height = fit_size(size, info.width, info.height) if size else (info.width, info.height)
-    frames = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
+    frames, found = np.empty((len(wanted), height, width, 3), np.uint8), np.zeros(len(wanted), bool)
+    if not len(wanted):
+        return frames, found
     rows = {frame: row for row, frame in enumerate(wanted.tolist())}
-    missing = set(rows)
     for frame, picture in read(wanted.tolist()):
         frames[rows[frame]] = _resized(picture[None], size)[0]
-        missing.discard(frame)
-    if missing:
-        got = len(wanted) - len(missing)
-        raise UndecodableFrames(
-            f"{info.path}: decoded {got} of {len(wanted)} wanted frames, the first lost is frame {min(missing)}"
-        )
-    return frames if len(wanted) == len(indices) and (wanted == indices).all() else frames[place]
+        found[rows[frame]] = True
+    return frames, found
 
 
 def _resized(frames: np.ndarray, size: FrameSize | None) -> np.ndarray:

@@ -22,8 +22,9 @@ from pipelines.core.results import Results
 from pipelines.core.tracking import TrackingConfig
 from pipelines.dataset.build_unistg import BuildUnistgConfig
 from pipelines.dataset.build_unistg import run as build_unistg
-from pipelines.media.decode import DecodeOptions, Decoder, Plan
+from pipelines.media.decode import DecodeOptions, Decoder
 from pipelines.media.manifest import list_videos
+from pipelines.media.reading import Plan
 from spacevllm.data.moving_shapes import write_data_set
 from spacevllm.predictor import Predictor
 

@@ -57,3 +57,35 @@ def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="MB are to be fetched") as raised, scratch.local_copy("memory://there/a.mp4"):
         pass
     assert raised.value.strerror and list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_copy_is_fetched_once_and_goes_with_its_last_user(tmp_path, monkeypatch):
+    storage.write_text("memory://there/a.mp4", "one")
+    with scratch.shared_copy("memory://there/a.mp4") as first:
+        monkeypatch.setattr(scratch, "_fetch", None)  # would be a TypeError
+        with scratch.shared_copy("memory://there/a.mp4") as second:
+            assert first == second and Path(first).read_text() == "one"
+        assert Path(first).exists() and scratch.sweep() == []
+    assert list(tmp_path.iterdir()) == []
+    with scratch.shared_copy(str(Path(__file__))) as here:
+        assert here == __file__
+
+
+SHARE = """
+import sys
+from pipelines.core import scratch, storage
+for turn in range(int(sys.argv[2])):
+    with scratch.shared_copy(sys.argv[1]) as path:
+        assert open(path).read() == "one"
+"""
+
+
+def test_users_who_come_and_go_at_once_always_find_the_file(tmp_path):
+    """Each is now the first, now the last."""
+    source = tmp_path / "source.txt"
+    source.write_text("one")
+    uri = f"simplecache::file://{source}"  # not local, so it is copied
+    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    users = [subprocess.Popen([sys.executable, "-c", SHARE, uri, "300"], cwd=ROOT, env=env) for _ in range(4)]
+    assert [user.wait(timeout=120) for user in users] == [0] * 4
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(scratch.PREFIX)] == []

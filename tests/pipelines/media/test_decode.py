@@ -11,7 +11,8 @@ import pytest
 from pipelines.core import storage
 from pipelines.core.results import Results
 from pipelines.core.tracking import TrackingConfig
-from pipelines.media.decode import FRAMES, DecodeConfig, DecodeOptions, Decoder, Plan, frames_to_row, row_to_frames, run
+from pipelines.media.decode import FRAMES, DecodeConfig, DecodeOptions, Decoder, frames_to_row, row_to_frames, run
+from pipelines.media.reading import Plan
 from spacevllm.video.reader import sample_frames
 from spacevllm.video.resize import resize_frames
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 from bad_files import claims_to_be_huge, mutate
 
-from pipelines.media.decode import DecodeOptions, Decoder, Plan
+from pipelines.media.decode import DecodeOptions, Decoder
+from pipelines.media.reading import Plan
 from tests.conftest import write_mp4
 
 SEED, FILES = 20, 320
