@@ -37,9 +37,12 @@ class FilmReader:
         scratch.sweep()
         self._copies: dict[str, tuple[str, ExitStack]] = {}  # uri → its path here, and what lets it go
 
-    def read(self, uri: str, info: VideoInfo, bundle: Bundle) -> Pictures:
-        """Raises OSError: the file cannot be fetched."""
-        path = self._local(uri)
+    def read(self, uri: str, info: VideoInfo, bundle: Bundle) -> Pictures | OSError:
+        """What was read; an error where the file cannot be fetched, as Ray would wrap it in a page of traces."""
+        try:
+            path = self._local(uri)
+        except OSError as error:
+            return error
 
         def find(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return self.sampler.find(path, info, indices, self.plan.size, self.backend)
@@ -137,8 +140,10 @@ class FilmReaders:
         trouble: Exception | None = None
         for number, reader in enumerate(order):
             try:
-                pictures: Pictures = ray.get(first if not number else reader.handle.read.remote(uri, told, bundle))
-                return pictures
-            except (OSError, RayActorError) as error:
-                trouble = error
+                read = ray.get(first if not number else reader.handle.read.remote(uri, told, bundle))
+            except RayActorError as error:
+                read = error
+            if isinstance(read, Pictures):
+                return read
+            trouble = read
         raise OSError(f"{len(order)} readers could not read it, the last: {trouble}")
