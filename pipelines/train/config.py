@@ -54,7 +54,7 @@ class TrainSection(Config):
         ``workers.zero_stage`` 0, which keeps matrices whole.
     warmup: share of a phase's steps; then cosine to ``final_lr`` of the peak.
     autocast: bfloat16 for the forward pass and what stays frozen; what is learned, its optimiser and the box head stay
-        fp32.
+        fp32. ``auto``: where every worker's device computes in bfloat16, see ``computes_bf16``; many CPUs do not.
     gradient_checkpointing: keep one state a layer and compute the rest again: less memory, a third more work.
     keep_clips: hold the decoded clips in memory (Ray's object store) instead of reading them in every epoch.
     log_every, checkpoint_every: steps. max_failures: how often a dead worker is replaced.
@@ -70,7 +70,7 @@ class TrainSection(Config):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clipping: float = Field(default=1.0, gt=0)
-    autocast: bool = True
+    autocast: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     keep_clips: bool = False
     seed: int = 0

@@ -6,12 +6,14 @@ import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.optimizer import make_optimizer
 from spacevllm.imports import no_garbage
 from spacevllm.model.modeling import SpaceVLLM
+from spacevllm.model.precision import computes_bf16
 
 REDUCE_BUCKET, LIVE_PARAMETERS = 10**8, 10**9  # elements; the second is DeepSpeed's default: gathered at once at ZeRO-3
 
@@ -25,11 +27,22 @@ def settings(config: TrainJobConfig) -> dict[str, Any]:
         "gradient_clipping": train.gradient_clipping if workers.zero_stage else 0.0,  # see Trainer._gradient_norm
         "zero_optimization": {"stage": workers.zero_stage, "reduce_bucket_size": REDUCE_BUCKET},
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": train.autocast, "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": train.autocast is True, "dtype": "bfloat16"},
     }
     for name, value in workers.deepspeed.items():
         ours[name] = {**ours.get(name, {}), **value} if isinstance(value, dict) else value
     return ours
+
+
+def with_precision(config: TrainJobConfig) -> TrainJobConfig:
+    """``train.autocast`` decided, alike on all ranks: where one is slow, all would wait. Needs a process group."""
+    if config.train.autocast != "auto":
+        return config
+    device = torch.device("cuda" if config.workers.use_gpu else "cpu")
+    fast = torch.tensor(computes_bf16(device), dtype=torch.int32, device=device)
+    dist.all_reduce(fast, dist.ReduceOp.MIN)
+    decided = config.train.model_copy(update={"autocast": bool(fast)})
+    return config.model_copy(update={"train": decided})
 
 
 def load_deepspeed(use_gpu: bool) -> Any:
@@ -62,7 +75,6 @@ def make_engine(config: TrainJobConfig, model: SpaceVLLM) -> Any:
 def whole_state(engine: Any) -> dict[str, Tensor]:
     """Every weight, on the CPU of rank 0; empty on the others. All ranks call it together."""
     import deepspeed
-    import torch.distributed as dist
 
     state: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():

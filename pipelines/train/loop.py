@@ -100,6 +100,7 @@ class Loop:
             "started_at": self.started_at,
             "phase": self.config.schedule.at(trainer.step - 1)[0],
             "learning_rate": float(trainer.engine.optimizer.param_groups[0]["lr"]),
+            "autocast": float(trainer.config.train.autocast),
             **trainer.meter.read(),
         }
         last = trainer.step == self.config.schedule.total_steps

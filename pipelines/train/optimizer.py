@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from pipelines.train.config import Part, TrainJobConfig
+from pipelines.train.muon import Float32Muon
 from spacevllm.model.backbones import FAMILIES
+from spacevllm.model.precision import computes_bf16
 
 _PREFIXES: tuple[tuple[str, Part], ...] = (
     *((f"backbone.{prefix}", "projector") for family in FAMILIES.values() for prefix in family.projector),
@@ -40,7 +42,9 @@ class MuonAdamW(torch.optim.Optimizer):
         # both parts hold the very same group dictionaries: a learning rate set here is set there
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, betas=(0.9, beta2))]
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+            fast = computes_bf16(matrices[0]["params"][0].device)
+            muon = torch.optim.Muon if fast else Float32Muon
+            self.parts.append(muon(matrices, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:

@@ -56,7 +56,7 @@ def memory_per_device(config: TrainJobConfig, sizes: Sizes) -> dict[str, float]:
     frozen = sum(sizes.total.values()) - trained
     shares = {level: devices if zero >= level else 1 for level in (1, 2, 3)}
     memory = {
-        "weights": (FP32 * trained + (BF16 if config.train.autocast else FP32) * frozen) / shares[3],
+        "weights": (FP32 * trained + (FP32 if config.train.autocast is False else BF16) * frozen) / shares[3],
         "gradients": FP32 * trained / shares[2],
         "optimiser": FP32 * (ADAMW_MEANS + (ZERO_COPIES if zero else 0)) * trained / shares[1],
     }
@@ -90,7 +90,7 @@ def activations_per_device(config: SpaceVLLMConfig, job: TrainJobConfig, works: 
 
 def _layers_bytes(job: TrainJobConfig, tokens: int, part: PreTrainedConfig) -> float:
     """The fp32 state between layers, and what is kept inside a layer: of all, or with gradient checkpointing of one."""
-    width = BF16 if job.train.autocast else FP32
+    width = FP32 if job.train.autocast is False else BF16
     products = width * (HIDDEN_INPUTS * part.hidden_size + MIDDLE_INPUTS * part.intermediate_size)
     inside = FP32 * STATES_IN_LAYER * part.hidden_size + products
     layers = 1 if job.train.gradient_checkpointing else part.num_hidden_layers

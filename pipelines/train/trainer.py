@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.train.config import TrainJobConfig
-from pipelines.train.engine import make_engine, whole_state
+from pipelines.train.engine import make_engine, whole_state, with_precision
 from pipelines.train.meter import Meter
 from pipelines.train.model import choose_trained
 from spacevllm.config import ConfigError
@@ -35,7 +35,8 @@ class Trainer:
     """
 
     def __init__(self, config: TrainJobConfig, model: SpaceVLLM, processor: SpaceVLLMProcessor) -> None:
-        self.config, self.processor, self.step = config, processor, 0
+        self.config = config = with_precision(config)
+        self.processor, self.step = processor, 0
         self.collate = Collator(processor, config.criterion.time_weight)
         self.criterion = Criterion(config.criterion)
         self.engine = make_engine(config, choose_trained(model, config))

@@ -28,6 +28,7 @@ from pipelines.media.manifest import data_set_media
 from pipelines.train.config import TrainJobConfig
 from pipelines.train.data import clip_samples, read_instances, text_tables
 from pipelines.train.model import choose_trained, prepare_model, shape_only
+from pipelines.train.muon import Float32Muon, orthogonal
 from pipelines.train.optimizer import MuonAdamW, parameter_groups
 from spacevllm.config import ConfigError, load_config
 from spacevllm.data.instance import Instance
@@ -293,6 +294,25 @@ def test_the_learning_rate_warms_up_and_falls_in_every_phase(tmp_path):
     factors = [job.schedule.learning_rate_factor(step) for step in range(8, 108)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == pytest.approx(1, abs=0.03)
     assert factors[-1] == pytest.approx(0.1, abs=0.01) and factors.index(max(factors)) == 9
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24)])
+def test_muon_in_float32_is_torchs_but_for_bfloat16(shape):
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    how = {"lr": 0.1, "weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = Float32Muon([ours], **how), torch.optim.Muon([theirs], **how)
+    for _ in range(4):
+        gradient = torch.randn(shape)
+        for weight, optimizer in zip((ours, theirs), optimizers, strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved and moved > 0.5
+    assert optimizers[0].state_dict()["state"].keys() == optimizers[1].state_dict()["state"].keys()
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape), (3.4445, -4.775, 2.0315), 5, 1e-7))
+    assert values.min() > 0.5 and values.max() < 1.5
 
 
 def test_muon_and_adamw_step_and_resume_as_one():
