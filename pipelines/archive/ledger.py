@@ -26,6 +26,7 @@ class Ledger:
         self._faults: Counter[str] = Counter()  # by machine, in a row
         self._all_faults: Counter[str] = Counter()
         self._lost = 0
+        self._busy_s = self._waited_s = 0.0
 
     def readers(self) -> list[Reader]:
         self._readers = self._readers or self._start_readers()
@@ -37,8 +38,11 @@ class Ledger:
         self._lost += self._begun[key] > 1
         return self._begun[key]
 
-    def end(self, key: str, machine: str) -> None:
+    def end(self, key: str) -> None:
         self._begun.pop(key, None)
+
+    def wrote(self, machine: str) -> None:
+        """The machine did a whole block."""
         self._faults.pop(machine, None)
 
     def fault(self, machine: str) -> int:
@@ -47,10 +51,20 @@ class Ledger:
         self._all_faults[machine] += 1
         return self._faults[machine]
 
+    def worked(self, busy_s: float, waited_s: float) -> None:
+        """Of one worker, since it said so last."""
+        self._busy_s += busy_s
+        self._waited_s += waited_s
+
     def summary(self) -> dict[str, Any]:
         """``workers_lost``: how often a video was begun anew because its worker had died. ``machine_faults``: machine →
-        how often. Only what is not zero."""
-        found = {"workers_lost": self._lost, "machine_faults": dict(self._all_faults)}
+        how often. ``model_idle_share``: of the model's time, in which it waited for frames. Only what is not zero."""
+        idle = self._waited_s / ((self._busy_s + self._waited_s) or 1.0)
+        found = {
+            "workers_lost": self._lost,
+            "machine_faults": dict(self._all_faults),
+            "model_idle_share": round(idle, 3),
+        }
         return {name: value for name, value in found.items() if value}
 
 

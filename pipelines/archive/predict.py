@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipelines.archive.answers import to_row, to_table
 from pipelines.archive.ledger import FAULTS, TRIES, open_ledger
+from pipelines.archive.watch import Watch
 from pipelines.core.cluster import pool
 from pipelines.core.failures import MachineFault, is_machine_fault
 from pipelines.core.landing import landed, writing
@@ -209,9 +210,15 @@ class Answerer:
                 f"started {model.digest}: give all machines the same, or a URL"
             )
         self.films = FilmReaders(self._readers, model.plan, copies)
+        self.watch, self.answers = Watch(), False
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([row for media in table.to_pylist() for row in self.answer(media)])
+        self.watch.starts()
+        rows = to_table([row for media in table.to_pylist() for row in self.answer(media)])
+        self.watch.stops()
+        if self.ledger is not None:
+            self.ledger.worked.remote(*self.watch.read())
+        return rows
 
     def answer(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One row of ``ANSWERS`` a question, in the order asked; its boxes are still ``Boxes``."""
@@ -235,20 +242,40 @@ class Answerer:
         """``_results``, known to the ledger: what kills its worker again and again is not tried for ever."""
         import ray
 
-        key, machine = media["questions"][0]["id"], socket.gethostname()
+        key = media["questions"][0]["id"]
         if ray.get(self.ledger.begin.remote(key)) > TRIES:
             error = f"killed_worker: {media['uri']}: the worker died of it {TRIES} times"
             return [{"status": "failed", "error": error}] * len(media["questions"])
         try:
             results = self._results(media)
         except MachineFault as fault:
-            if ray.get(self.ledger.fault.remote(machine)) < FAULTS:
-                os._exit(
-                    1
-                )  # what a device has lost, only a new process gets back; Ray starts it and gives it this block
-            raise MachineFault(f"{machine} failed {FAULTS} times in a row, take it out: {fault}") from None
-        self.ledger.end.remote(key, machine)
+            self.leave(fault)
+            raise
+        self.ledger.end.remote(key)
+        self.answers = True
         return results
+
+    def wrote(self) -> None:
+        """A block of this worker has landed; one of nothing but rows that are given up proves nothing."""
+        if self.answers:
+            self.ledger.wrote.remote(socket.gethostname())
+        self.answers = False
+
+    def leave(self, fault: MachineFault) -> None:
+        """Ends this process: what a device or a connection has lost, only a new one gets back. Ray starts it, here or
+        elsewhere, and gives it this block.
+
+        Raises:
+            MachineFault: this machine has failed too often.
+        """
+        import ray
+
+        machine = socket.gethostname()
+        if self.ledger is None:
+            raise fault
+        if ray.get(self.ledger.fault.remote(machine)) < FAULTS:
+            os._exit(1)
+        raise MachineFault(f"{machine} failed {FAULTS} times in a row, take it out: {fault}") from None
 
     def _results(self, media: Mapping[str, Any]) -> list[dict[str, Any]]:
         questions = media["questions"]
@@ -283,7 +310,8 @@ class Answerer:
             return self.predictor.ground(frames, texts, task)
         ground, read = partial(self.predictor.ground, task=task), self.films.of(uri, frames.info)
         try:
-            return ground_film(read, ground, shown_part(frames), self.model.num_frames, texts)
+            patient = self.watch.waiting(read)
+            return ground_film(patient, ground, shown_part(frames), self.model.num_frames, texts)
         finally:
             self.films.leave(uri)
 

@@ -6,7 +6,8 @@ A task of its own for writing would cost one more process with all its imports, 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipelines.core.results import Results
 from pipelines.core.storage import OutputError
 from spacevllm.config import ConfigError
 
+PAUSES_S = (1.0, 4.0)  # before a file is written a second and a third time
 _FOR_THE_USER = (OutputError, ConfigError, FileNotFoundError, MachineFault)  # Ray would wrap them in a page of traces
 
 
@@ -36,9 +38,21 @@ def writing(worker: type, results: Results) -> type:
             if self.trouble:
                 return _report(table, self.trouble)
             try:
-                return _write(super().__call__(table), results)
-            except MachineFault as error:
+                return self._written(super().__call__(table))
+            except (MachineFault, OutputError) as error:
                 return _report(table, error)
+
+        def _written(self, made: pa.Table) -> pa.Table:
+            """A worker with ``leave`` leaves where it cannot write, and others have its block; ``wrote``: it could."""
+            try:
+                report = _report(made, file=patiently(lambda: results.write(made)))
+            except OutputError as error:
+                if error.passes and hasattr(self, "leave"):
+                    self.leave(MachineFault(str(error)))
+                raise
+            if hasattr(self, "wrote"):
+                self.wrote()
+            return report
 
     Writing.__name__ = Writing.__qualname__ = worker.__name__  # by which Ray calls its process
     return Writing
@@ -68,6 +82,18 @@ def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[i
             yield len(status), len(status) - status.count("ok")
 
 
+def patiently(write: Callable[[], File]) -> File:
+    """Tries again what may pass. Raises OutputError."""
+    for pause_s in PAUSES_S:
+        try:
+            return write()
+        except OutputError as error:
+            if not error.passes:
+                raise
+        time.sleep(pause_s)
+    return write()
+
+
 def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
     """``landed`` for a data set whose last stage is tasks, not actors: the writing joins them."""
 
@@ -79,7 +105,7 @@ def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[
 
 def _write(table: pa.Table, results: Results) -> pa.Table:
     try:
-        return _report(table, file=results.write(table))
+        return _report(table, file=patiently(lambda: results.write(table)))
     except OutputError as error:
         return _report(table, error)
 

@@ -7,6 +7,7 @@ remote ones keep their scheme. Writing is all or nothing: a reader never sees ha
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -30,10 +31,18 @@ from pipelines.core.buckets import is_object_store, missing_bucket
 COPIES, _BLOCK = 4, 16 << 20  # files at once, bytes of each at once
 _UMASK = os.umask(0)  # can only be read by setting it, which threads must not do side by side
 os.umask(_UMASK)
+_FINAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_STORES = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "azure")  # whose errors are no OSError
 
 
 class OutputError(RuntimeError):
-    """Results cannot be written: the disk is full, or the store refuses."""
+    """Results cannot be written: the disk is full, or the store refuses.
+
+    Attributes:
+        passes: it may be this machine's own trouble, or a moment's: a connection, not a full disk or a refusal.
+    """
+
+    passes = False
 
 
 def resolve(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -226,8 +235,15 @@ def write_bytes(uri: str | Path, data: bytes | pa.Buffer) -> None:
 def _writing(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"cannot {what}: {error.strerror or error}; then run the same command again") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        why = getattr(error, "strerror", None) or error
+        told = OutputError(f"cannot {what}: {why}; then run the same command again")
+        told.passes = not isinstance(error, PermissionError | FileNotFoundError) and (
+            getattr(error, "errno", None) not in _FINAL
+        )
+        raise told from error
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from pipelines.core.results import Results
+from pipelines.core.storage import OutputError
 from spacevllm.answer import Answer
 from spacevllm.span import Span, frame_range
 from spacevllm.tube import Tube
@@ -123,3 +126,17 @@ def load_killed(path, device):
 
 def load_broken(path, device):
     return BrokenDevice(path)
+
+
+class Unconnected(Results):
+    """The first process that writes never can, as a machine without its network; then others do."""
+
+    def write(self, table, generation=""):
+        first = Path(self.folder).with_name("first process")
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        if first.read_text() in (str(os.getpid()), "every one"):
+            raised = OutputError("cannot write: no route to host")
+            raised.passes = True
+            raise raised
+        return super().write(table, generation)

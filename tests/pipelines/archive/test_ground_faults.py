@@ -17,13 +17,17 @@ import ray.cloudpickle
 import standin
 
 from pipelines.archive.ground import GroundConfig, run
+from pipelines.archive.predict import answer, describe, make_work
+from pipelines.archive.questions import pair_questions
 from pipelines.archive.tubes import visible
 from pipelines.core import storage
 from pipelines.core.delta import Log
 from pipelines.core.failures import MachineFault
 from pipelines.core.looks import Unreachable
+from pipelines.core.progress import Progress
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions
+from pipelines.media.manifest import list_videos
 
 ray.cloudpickle.register_pickle_by_value(standin)
 ROOT = Path(__file__).parents[3]
@@ -160,6 +164,20 @@ def test_a_device_that_breaks_costs_no_row(clips, tmp_path, ray_cluster):
     summary = run(job, standin.load)
     assert (summary["in"], summary["ok"]) == (16, 16)
     check_each_once(tmp_path / "other", [f"clip{i}.mp4" for i in range(8)])
+
+
+def test_a_worker_that_cannot_write_leaves_its_block_to_others(clips, tmp_path, ray_cluster):
+    job, model = config(clips, tmp_path), describe("m", standin.load)
+    work = make_work(pair_questions(list_videos(str(clips)), [("", "a dog")]), model)
+    (tmp_path / "out").mkdir()
+    results = standin.Unconnected(str(tmp_path / "out/tubes"))
+    how = (job.decode, job.predict, Progress("ground", 8, "answers", None), standin.load)
+    told = answer(work, model, results, set(), *how)
+    assert list(told["machine_faults"].values()) == [1]
+    assert sorted(results.table(["status"])["status"].to_pylist()) == ["ok"] * 8
+    (tmp_path / "out/first process").write_text("every one")
+    with pytest.raises(MachineFault, match="failed 5 times in a row, take it out: cannot write: no route to host"):
+        answer(work, model, results, set(), *how)
 
 
 def test_a_share_that_goes_away_loses_nothing(clips, tmp_path, ray_cluster):

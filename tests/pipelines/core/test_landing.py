@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from pipelines.core import landing, storage
 from pipelines.core.results import Results
@@ -42,6 +43,27 @@ def test_rows_are_written_where_they_are_made(tmp_path):
     blocks = pa.concat_tables([worker("ok")(BLOCK), worker("failed")(OTHERS)])
     assert list(landing.landed(Blocks(blocks), results, set())) == [(4, 2)]
     assert sorted(results.table(["id"])["id"].to_pylist()) == ["a", "b", "c", "d"]
+
+
+def test_a_moments_trouble_of_a_store_is_waited_for_and_a_refusal_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "PAUSES_S", (0.0, 0.0))
+    tries = []
+
+    def write(error, until=9):
+        tries.append(error)
+        if len(tries) < until:
+            with storage._writing("write it"):
+                raise error
+        return "written"
+
+    assert landing.patiently(lambda: write(ConnectionError("reset"), until=3)) == "written" and len(tries) == 3
+    for error, count in ((EndpointConnectionError(endpoint_url="http://s3"), 3), (PermissionError(13, "no"), 1)):
+        tries.clear()
+        with pytest.raises(storage.OutputError, match=r"cannot write it: .*; then run the same command again"):
+            landing.patiently(lambda error=error: write(error))
+        assert len(tries) == count
+    with pytest.raises(ZeroDivisionError), storage._writing("write it"):
+        raise ZeroDivisionError  # a mistake of ours is no trouble of a store
 
 
 def test_what_concerns_the_user_reaches_the_driver_as_it_is(tmp_path):
