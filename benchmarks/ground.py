@@ -12,6 +12,7 @@ were free: the slowest of predictor, decoders, and all cores together.
                 another process that decodes without end: what cores that share memory and caches leave of the limit
     decode      the decode stage, a decoder a core, over its limit
     ground      the pipeline with one predictor over the bare predictor, and over its limit
+    films       the same for films, window by window: the pipeline over its limit
     questions   the pipeline with N questions a video against one
     memory      peak of driver and workers together, by the number of (tiny) videos
 """
@@ -42,13 +43,19 @@ import torch
 from benchmarks.common import RESULTS, facts, seconds, write_result
 from pipelines.archive.ground import GroundConfig
 from pipelines.archive.ground import run as ground
+from pipelines.archive.watch import Watch
 from pipelines.core.cluster import ray_session
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeConfig, DecodeOptions
 from pipelines.media.decode import run as decode
 from pipelines.media.reading import Plan
 from spacevllm.predictor import Predictor
-from spacevllm.video.reader import sample_frames
+from spacevllm.span import Span
+from spacevllm.video import probe
+from spacevllm.video.errors import VideoError
+from spacevllm.video.parts import bundled
+from spacevllm.video.reader import SampledFrames, find_frames, sample_frames
+from spacevllm.windows import ground_film
 
 QUIET = TrackingConfig(enabled=False)
 CORES = os.cpu_count() or 1
@@ -78,7 +85,7 @@ class Material(NamedTuple):
         return f"{self.width}x{self.height}, {self.seconds} s at {self.fps} fps, H.264, GOP 2 s"
 
 
-CLIPS, TINY = Material(320, 240, 14), Material(160, 120, 7, 8)
+CLIPS, TINY, FILMS = Material(320, 240, 14), Material(160, 120, 7, 8), Material(320, 240, 300)
 
 
 def main() -> None:
@@ -87,6 +94,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=400)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--archives", type=int, nargs="*", default=[100, 1000], help="tiny videos, for the memory")
+    parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -98,6 +106,7 @@ def main() -> None:
             "material": str(CLIPS),
             "rounds": options.rounds,
             **bench.against_bare(videos, options.rounds),
+            "films": bench.films(write_videos(Path(folder, "films"), options.films, FILMS), options.rounds),
             "questions": bench.by_questions(videos[: len(videos) // 2], options.questions),
             "memory": bench.by_archive(
                 write_videos(Path(folder, "tiny"), max(options.archives), TINY), options.archives
@@ -134,6 +143,36 @@ class Bench:
             found["ground"][f"{name}_over_predict_beside_decode"] = found["ground"][f"{name}_per_s"] * beside_s
         return {"videos": len(videos), "bare": {name: median(values) for name, values in bare.items()}, **found}
 
+    def films(self, videos: Sequence[str], rounds: int) -> dict[str, Any]:
+        """Films a second; the pipeline's blocks hold one each."""
+        bare, runs = [], []
+        walk = partial(self.ground, videos, QUESTIONS, decode=DecodeOptions(block_rows=1))
+        for _ in range(rounds):
+            bare.append(self.bare_film(videos[0]))
+            runs.append(timed(walk))
+        decode_s, predict_s = (median(values) for values in zip(*bare, strict=True))
+        seen = {"material": str(FILMS), "films": len(videos), "bare": {"decode_s": decode_s, "predict_s": predict_s}}
+        return seen | compare(runs, len(videos), limit(decode_s, predict_s))
+
+    def bare_film(self, path: str) -> tuple[float, float]:
+        """Seconds that reading the windows of a film takes, and that answering takes, one after the other."""
+        info, (num_frames, size) = probe(path), self.plan
+        watch, threads = Watch(), torch.get_num_threads()
+
+        def read(parts: Sequence[Span]) -> Iterator[SampledFrames | VideoError]:
+            find = partial(find_frames, path, info, size=size)
+            for bundle in bundled(info, parts, num_frames, size, readers=CORES):
+                yield from bundle.clips(info, bundle.read(find))
+
+        torch.set_num_threads(1)
+        watch.starts()
+        whole = Span(0.0, info.duration_s)
+        ground_film(watch.waiting(read), self.predictor.ground, whole, num_frames, words(QUESTIONS))
+        watch.stops()
+        torch.set_num_threads(threads)
+        busy_s, waited_s = watch.read()
+        return waited_s, busy_s
+
     def by_questions(self, videos: Sequence[str], counts: Sequence[int]) -> list[dict[str, float]]:
         runs = {count: timed(partial(self.ground, videos, count)) for count in counts}
         first = runs[counts[0]]
@@ -166,9 +205,11 @@ class Bench:
             self.predictor.ground(clip, words(questions))
         torch.set_num_threads(threads)
 
-    def ground(self, videos: Sequence[str], questions: int) -> dict[str, Any]:
+    def ground(self, videos: Sequence[str], questions: int, **options: Any) -> dict[str, Any]:
         out, asked = str(self.folder / f"ground{next(_runs)}"), tuple(words(questions))
-        config = GroundConfig(model=self.model, videos=tuple(videos), out=out, question=asked, tracking=QUIET)
+        config = GroundConfig(
+            model=self.model, videos=tuple(videos), out=out, question=asked, tracking=QUIET, **options
+        )
         summary = ground(config)
         assert summary["in"] == len(videos) * questions
         steady = summary["steady_per_s"]  # answers; none after the first where all was one block
