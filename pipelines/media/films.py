@@ -95,7 +95,7 @@ class FilmReaders:
     """What a model's actor reads films with.
 
     Args:
-        readers: gives those that there are, which starts them. sharing: actors like this one. Where there are more
+        readers: gives those that there are, and starts them. sharing: actors like this one. Where there are more
             nodes than actors, a film is read on as many nodes as fall to one actor: each fetches it once.
     """
 
@@ -113,8 +113,7 @@ class FilmReaders:
 
             def start(bundle: Bundle) -> Callable[[], Pictures]:
                 turn = next(turns)
-                order = [near[(turn + more) % len(near)] for more in range(TRIES)]
-                return partial(self._result, order[0].handle.read.remote(uri, told, bundle), order, uri, told, bundle)
+                return partial(self._result, self._begin(turn, uri, told, bundle), turn, uri, told, bundle)
 
             bundles = bundled(info, parts, *self.plan, readers=len(near))
             yield from read_bundles(info, bundles, start, ahead=len(near))
@@ -133,17 +132,21 @@ class FilmReaders:
         chosen = nodes[: -(-len(nodes) // self._sharing)]
         return [reader for reader in readers if reader.node in chosen]
 
-    def _result(self, first: Any, order: Sequence[Reader], uri: str, told: Any, bundle: Bundle) -> Pictures:
+    def _begin(self, turn: int, uri: str, told: Any, bundle: Bundle) -> Any:
+        near = self._near(uri)
+        return near[turn % len(near)].handle.read.remote(uri, told, bundle)
+
+    def _result(self, read: Any, turn: int, uri: str, told: Any, bundle: Bundle) -> Pictures:
         import ray
         from ray.exceptions import RayActorError
 
-        trouble: Exception | None = None
-        for number, reader in enumerate(order):
+        for more in range(1, TRIES + 1):
             try:
-                read = ray.get(first if not number else reader.handle.read.remote(uri, told, bundle))
+                pictures = ray.get(read)
             except RayActorError as error:
-                read = error
-            if isinstance(read, Pictures):
-                return read
-            trouble = read
-        raise OSError(f"{len(order)} readers could not read it, the last: {trouble}")
+                pictures = error
+            if isinstance(pictures, Pictures):
+                return pictures
+            if more < TRIES:
+                read = self._begin(turn + more, uri, told, bundle)
+        raise OSError(f"{TRIES} readers could not read it, the last: {pictures}")

@@ -21,6 +21,7 @@ from spacevllm.video.probe import VideoInfo
 from spacevllm.video.reader import SampledFrames, lost_frames, part_indices
 
 BUNDLE_BYTES, BUNDLE_PARTS = 128 << 20, 16  # of frames, at most, that are read together
+ALL_BYTES = 1 << 30  # of all bundles that are read ahead of one that is looked at
 
 ReadParts = Callable[[Sequence[Span]], Iterator[SampledFrames | VideoError]]
 """The frames of each part, in order, or why it has none; some are read ahead."""
@@ -78,9 +79,10 @@ class Bundle:
 
 
 def bundled(info: VideoInfo, parts: Sequence[Span], num_frames: int, size: FrameSize, readers: int = 1) -> list[Bundle]:
-    """The parts in their order; as many together as memory allows, but work for every reader."""
+    """The parts in their order; as many together as memory allows, with as many bundles as ``readers`` read ahead, but
+    work for every reader."""
     width, height = fit_size(size, info.width, info.height)
-    most = BUNDLE_BYTES // (num_frames * width * height * 3)
+    most = min(BUNDLE_BYTES, ALL_BYTES // readers) // (num_frames * width * height * 3)
     count = max(1, min(most, BUNDLE_PARTS, -(-len(parts) // readers)))
     placed = [_placed(info, num_frames, part) for part in parts]
     return [Bundle(tuple(placed[i : i + count])) for i in range(0, len(placed), count)]
