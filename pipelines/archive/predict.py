@@ -161,7 +161,8 @@ def answer(
     load: LoadPredictor = load_predictor,
     windows: Windows = "off",
 ) -> dict[str, Any]:
-    """Answers all of ``work`` into ``results``; needs a running Ray session. Returns what its ``Ledger`` knows.
+    """Answers all of ``work`` into ``results``; needs a running Ray session. Returns ``device`` and what its ``Ledger``
+    knows.
 
     Args:
         replacing: see ``Results.done``.
@@ -186,7 +187,7 @@ def answer(
         )
         for count, failed in landed(answers, results, replacing):
             progress.advance(count, failed)
-        return dict(ray.get(ledger.summary.remote()))
+        return {"device": "cuda" if cuda else "cpu", **ray.get(ledger.summary.remote())}
 
 
 class Answerer:

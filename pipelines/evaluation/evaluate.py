@@ -131,14 +131,15 @@ def predicted(
             stage.set_dataset(data.digest, data.name)
             started = time.monotonic()
             new = len(wanted_ids(missing))
+            told: Summary = {}
             if new:
                 with ray_session(config.ray), Progress("evaluate", new, "answers", stage) as progress:
-                    answer(missing, model, results, replacing, config.decode, config.predict, progress, load)
+                    told = answer(missing, model, results, replacing, config.decode, config.predict, progress, load)
             predictions = results.collect(wanted)
             counts = count_rows(predictions, num_queries)
             work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
             about = {"model_id": model.id, "model_digest": model.digest}
-            yield stage, predictions, {**counts, **work_done, **about}
+            yield stage, predictions, {**counts, **work_done, **told, **about}
 
 
 def _score(
