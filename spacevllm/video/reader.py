@@ -8,10 +8,8 @@ costs time, never a wrong frame.
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,8 +22,9 @@ from av.video.stream import VideoStream
 
 from spacevllm.frame_size import FrameSize, fit_size
 from spacevllm.span import Span
-from spacevllm.video.errors import EmptySegment, NotAVideo, TooLarge, TruncatedVideo, UndecodableFrames
-from spacevllm.video.files import file_status, is_handed_over, open_bytes
+from spacevllm.video.errors import EmptySegment, UndecodableFrames
+from spacevllm.video.files import is_handed_over, open_bytes
+from spacevllm.video.image import is_image, read_image
 from spacevllm.video.limits import UNLIMITED, Limits
 from spacevllm.video.packets import decode_packet, packets_from
 from spacevllm.video.probe import VideoInfo, check_file, open_video, scan
@@ -103,9 +102,9 @@ def sample_frames(
     """
     path, limits = str(path), Limits(max_pixels, max_frames, max_duration_s)
     check_file(path)
-    if _is_image(path):
-        image = _sample_image(path, limits)
-        return replace(image, frames=_resized(image.frames, size))
+    if is_image(path):
+        info, picture = read_image(path, limits)
+        return SampledFrames(info, np.zeros(1, np.int64), info.times_s, _resized(picture, size))
     with open_video(path, limits) as (container, stream):
         info = info or scan(path, container, stream, limits)
         begin, end = _segment(info, segment, part)
@@ -114,9 +113,11 @@ def sample_frames(
         if shown_s(info, shown) > most_s:
             indices = indices[:0]
         if _checked(backend) == "pyav":
-            frames = _gather(info, indices, lambda wanted: _read_pyav(container, stream, info, wanted, limits), size)
+            frames = _gather(
+                info, indices, lambda wanted: _read_pyav(container, stream, info, wanted, limits, size), size
+            )
     if backend == "decord":
-        frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted), size)
+        frames = _gather(info, indices, lambda wanted: _read_decord(info, wanted, size), size)
     return SampledFrames(info, indices, info.times_s[indices], frames, part=shown)
 
 
@@ -153,10 +154,10 @@ def find_frames(
     check_file(path)
     info = replace(info, path=path)
     if _checked(backend) == "decord":
-        frames, found = _collect(info, indices, lambda wanted: _read_decord(info, wanted), size)
+        frames, found = _collect(info, indices, lambda wanted: _read_decord(info, wanted, size), size)
     else:
         with open_video(path, limits) as (container, stream):
-            read = partial(_read_pyav, container, stream, info, limits=limits)
+            read = partial(_read_pyav, container, stream, info, limits=limits, size=size)
             frames, found = _collect(info, indices, read, size)
     return indices[found], frames[found]
 
@@ -173,7 +174,7 @@ def read_frames(info: VideoInfo, indices: Sequence[int] | np.ndarray, backend: B
     if len(outside):
         raise IndexError(f"{info.path}: no frame {outside[0]}, it has frames 0 to {info.num_frames - 1}")
     if info.container == "image":
-        return _sample_image(info.path, UNLIMITED).frames[indices]
+        return read_image(info.path, UNLIMITED)[1][indices]
     if _checked(backend) == "decord":
         return _gather(info, indices, lambda wanted: _read_decord(info, wanted))
     with open_video(info.path) as (container, stream):
@@ -241,15 +242,19 @@ def lost_frames(path: str, wanted: np.ndarray, found: np.ndarray) -> Undecodable
 
 def _collect(info: VideoInfo, wanted: np.ndarray, read: _Read, size: FrameSize | None) -> tuple[np.ndarray, np.ndarray]:
     """(U, H, W, 3) of increasing ``wanted`` (U,), and (U,) bool which of them came."""
-    width, height = fit_size(size, info.width, info.height) if size else (info.width, info.height)
+    width, height = _fitted(info, size)
     frames, found = np.empty((len(wanted), height, width, 3), np.uint8), np.zeros(len(wanted), bool)
     if not len(wanted):
         return frames, found
     rows = {frame: row for row, frame in enumerate(wanted.tolist())}
     for frame, picture in read(wanted.tolist()):
-        frames[rows[frame]] = _resized(picture[None], size)[0]
+        frames[rows[frame]] = picture
         found[rows[frame]] = True
     return frames, found
+
+
+def _fitted(info: VideoInfo, size: FrameSize | None) -> tuple[int, int]:
+    return fit_size(size, info.width, info.height) if size else (info.width, info.height)
 
 
 def _resized(frames: np.ndarray, size: FrameSize | None) -> np.ndarray:
@@ -261,7 +266,12 @@ def _resized(frames: np.ndarray, size: FrameSize | None) -> np.ndarray:
 
 
 def _read_pyav(
-    container: InputContainer, stream: VideoStream, info: VideoInfo, wanted: list[int], limits: Limits = UNLIMITED
+    container: InputContainer,
+    stream: VideoStream,
+    info: VideoInfo,
+    wanted: list[int],
+    limits: Limits = UNLIMITED,
+    size: FrameSize | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     number = {pts: i for i, pts in enumerate(info.pts.tolist())}
     missing = set(wanted)
@@ -275,7 +285,7 @@ def _read_pyav(
                 limits.check_pixels(info.path, frame.width, frame.height)
                 i = number[frame.pts]
                 missing.discard(i)
-                yield i, _upright(_rgb(reformatter, frame, info), info)
+                yield i, _upright(_rgb(reformatter, frame, info, size), info)
 
 
 def _decode_run(
@@ -309,10 +319,14 @@ def _decode_run(
                 return
 
 
-def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, info: VideoInfo) -> np.ndarray:
-    turned = info.rotation in (90, 270)  # the size is fixed here: a stream may change it half-way
-    width, height = (info.height, info.width) if turned else (info.width, info.height)
-    return reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
+def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, info: VideoInfo, size: FrameSize | None) -> np.ndarray:
+    """Converted and resized in one step, a quarter of what two take; a stream may change its own size half-way."""
+    width, height = _fitted(info, size)
+    if info.rotation in (90, 270):
+        width, height = height, width
+    how = "BICUBIC" if size else None  # antialiased
+    made = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=how, threads=1)
+    return made.to_ndarray()
 
 
 def _upright(picture: np.ndarray, info: VideoInfo) -> np.ndarray:
@@ -321,7 +335,7 @@ def _upright(picture: np.ndarray, info: VideoInfo) -> np.ndarray:
     return np.rot90(picture, -info.rotation // 90) if info.rotation else picture
 
 
-def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+def _read_decord(info: VideoInfo, wanted: list[int], size: FrameSize | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """decord turns frames itself, but knows no flip; its seeks are right only where GOPs are independent.
 
     Its FFmpeg is old: pixels are equal for progressive H.264, HEVC and VP9, but differ by one or two levels for MPEG-4
@@ -340,45 +354,11 @@ def _read_decord(info: VideoInfo, wanted: list[int]) -> Iterator[tuple[int, np.n
             for i in range(wanted[-1] + 1):
                 frame = reader.next()
                 if i in targets:
-                    yield i, frame.asnumpy()
+                    yield i, _resized(frame.asnumpy()[None], size)[0]
         elif len(reader) == info.num_frames:
-            yield from zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True)  # (U, H, W, 3)
+            pictures = reader.get_batch(wanted).asnumpy()  # (U, H, W, 3)
+            yield from zip(wanted, _resized(pictures, size), strict=True)
         else:
             raise UndecodableFrames(f"{info.path}: decord counts {len(reader)} of {info.num_frames} frames")
     except decord.DECORDError as error:
         raise UndecodableFrames(f"{info.path}: decord: {str(error).strip().splitlines()[-1]}") from None
-
-
-def _is_image(path: str) -> bool:
-    try:
-        if not stat.S_ISREG(file_status(path).st_mode):  # looking into a pipe would eat its first bytes
-            return False
-        with open_bytes(path) as file:
-            head = file.read(8)
-    except OSError:
-        return False  # open_video says why
-    return head == b"\x89PNG\r\n\x1a\n" or head[:3] == b"\xff\xd8\xff"
-
-
-def _sample_image(path: str, limits: Limits) -> SampledFrames:
-    from PIL import Image, ImageOps
-
-    try:
-        with open_bytes(path) as file, Image.open(file) as image:
-            limits.check_pixels(path, image.width, image.height)
-            picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
-            codec = (image.format or "").lower()
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"{path}: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise NotAVideo(f"{path}: looks like an image but is none") from None
-    except OSError as error:
-        raise TruncatedVideo(f"{path}: the image cannot be read to its end: {error}") from None
-    height, width = picture.shape[:2]
-    zero, times = np.zeros(1, np.int64), np.zeros(1, np.float64)
-    info = VideoInfo(
-        path=path, width=width, height=height, fps=Fraction(0), num_frames=1, duration_s=0.0, first_pts_s=0.0,
-        rotation=0, mirrored=False, keyframes=(0,), independent_gops=True, times_s=times, pts=zero,
-        time_base=Fraction(1), codec=codec, container="image",
-    )  # fmt: skip
-    return SampledFrames(info, zero, times, picture[None])

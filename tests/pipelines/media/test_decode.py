@@ -14,7 +14,6 @@ from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import FRAMES, DecodeConfig, DecodeOptions, Decoder, frames_to_row, row_to_frames, run
 from pipelines.media.reading import Plan
 from spacevllm.video.reader import sample_frames
-from spacevllm.video.resize import resize_frames
 
 OFF = TrackingConfig(enabled=False)
 
@@ -38,10 +37,10 @@ def test_decode_keeps_every_row_and_redoes_only_what_is_missing(archive, tmp_pat
     assert len(rows) == 7
     assert rows["empty.mp4"]["status"] == "failed" and "empty.mp4" in rows["empty.mp4"]["error"]
 
-    sampled = sample_frames(archive / "clip1.mp4", 4)
+    sampled = sample_frames(archive / "clip1.mp4", 4, size=32)
     row = rows["clip1.mp4"]
     frames = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])
-    np.testing.assert_array_equal(frames, resize_frames(sampled.frames, 32))
+    np.testing.assert_array_equal(frames, sampled.frames)
     assert row["indices"] == sampled.indices.tolist() and row["times_s"] == sampled.times_s.tolist()
     assert (row["num_frames"], row["width"], row["height"], row["fps_num"], row["fps_den"]) == (17, 64, 48, 8, 1)
 

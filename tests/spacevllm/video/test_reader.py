@@ -54,9 +54,12 @@ def test_every_single_frame_after_a_seek(clip: Clip, name: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_frames_of_a_wanted_size_are_those_resized_afterwards(tmp_path: Path, backend: Backend, rotation: int) -> None:
+    """But for the chroma of sharp edges, which one step treats better than two."""
     path = write_clip(tmp_path / "clip.mp4", 12, rotation=rotation)
     whole, sized = sample_frames(path, 16, backend), sample_frames(path, 16, backend, size=40)
-    np.testing.assert_array_equal(sized.frames, resize_frames(whole.frames, 40))  # repeats included
+    afterwards = resize_frames(whole.frames, 40)  # repeats included
+    luma = [frames @ np.array([0.299, 0.587, 0.114]) for frames in (sized.frames, afterwards)]  # (T, H, W)
+    assert np.abs(luma[0] - luma[1]).mean() < 2.5 < np.abs(luma[0] - np.roll(luma[1], 1, axis=2)).mean()
     assert (sized.info.width, sized.info.height) == (whole.info.width, whole.info.height)
     Image.fromarray(whole.frames[0]).save(tmp_path / "image.png")
     assert sample_frames(tmp_path / "image.png", 4, size=40).frames.shape == (1, 40, 40, 3)
