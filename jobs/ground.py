@@ -8,7 +8,8 @@ from jobs.common import finish, need_model, resolve, show_plan
 from jobs.errors import OK, SOME_FAILED
 from pipelines.archive.ground import GroundConfig
 from pipelines.archive.ground import run as ground
-from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.archive.plan import open_plan
+from pipelines.archive.questions import read_questions
 from pipelines.core import storage
 from pipelines.core.rows import is_rows
 from pipelines.media.manifest import list_videos
@@ -39,9 +40,10 @@ def run(
     need_model(model)
     if dry_run:
         found = list_videos(config.videos, config.allow)
-        pairs = pair_questions(found, read_questions(config.question, config.questions))
-        asked = sum(len(questions) for _, questions in pairs)
-        return show_plan("ground", config, f"{found.num_rows} videos, {asked} questions about them in all")
+        with open_plan() as plan:
+            plan.ask(found, read_questions(config.question, config.questions))
+            facts = f"{found.num_rows} videos, {plan.num_pairs} questions about them in all"
+        return show_plan("ground", config, facts)
     summary = ground(config)
     counts = f"{summary['ok']} ok, {summary['failed']} failed"
     finish(f"tubes: {storage.join(out, 'tubes')} ({summary['videos']} videos; answers: {counts}{_reasons(summary)})")

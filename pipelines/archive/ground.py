@@ -11,25 +11,15 @@ import time
 from pydantic import Field, model_validator
 
 from pipelines.archive.export import ExportFormat, export
-from pipelines.archive.predict import (
-    LoadPredictor,
-    Model,
-    PredictOptions,
-    answer,
-    describe,
-    generation_of,
-    load_predictor,
-    make_work,
-    wanted_ids,
-    without,
-)
-from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.archive.plan import Plan, open_plan
+from pipelines.archive.predict import LoadPredictor, Model, PredictOptions, answer, describe, load_predictor
+from pipelines.archive.questions import read_questions
 from pipelines.archive.tubes import results_of
+from pipelines.archive.work import generation_of
 from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.failures import Retry, again
 from pipelines.core.progress import Progress
-from pipelines.core.results import KEY, count_rows
 from pipelines.core.rows import is_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
@@ -94,35 +84,41 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
     """
     storage.need_bucket(config.out)  # before an archive is listed
-    videos = list_videos(config.videos, config.allow)
-    pairs = list(pair_questions(videos, read_questions(config.question, config.questions)))
-    if not pairs:
-        raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
-    with locks.exclusive(config.out):
-        model = describe(config.model, load)
-        work = make_work(pairs, model, config.windows)
-        generation, wanted = generation_of(model, config.windows), wanted_ids(work)
-        results = results_of(config.out, generation)
-        done, replacing = results.done(wanted, again(config.retry_failed))
-        missing = without(work, done)
-        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
-        with open_stage("ground", config, config.out, tracking) as stage:
-            started = time.monotonic()
-            new = len(wanted_ids(missing))
-            progress = Progress("ground", new, "answers", stage)
-            lost: Summary = {}
-            if new:
-                how = (config.decode, config.predict, progress, load, config.windows)
-                with ray_session(config.ray), progress:
-                    lost = answer(missing, model, results, replacing, *how)
-            counts = count_rows(results.collect(wanted, KEY), len(wanted))
-            work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
-            work_done |= progress.speed | lost
-            results.compact()
-            exports = export(results, wanted, config.out, config.export)
-            about = {"videos": work.num_rows, "exports": exports, **_describe(model), "generation": generation}
-            summary = {"stage": "ground", **counts, **work_done, **about}
-            return write_summary(stage, config.out, summary)
+    with open_plan() as plan:
+        plan.ask(list_videos(config.videos, config.allow), read_questions(config.question, config.questions))
+        if not plan.num_media:
+            raise ConfigError(
+                "nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT"
+            )
+        with locks.exclusive(config.out):
+            return _carry_out(config, plan, load)
+
+
+def _carry_out(config: GroundConfig, plan: Plan, load: LoadPredictor) -> Summary:
+    model = describe(config.model, load)
+    generation = generation_of(model, config.windows)
+    results = results_of(config.out, generation)
+    plan.mark(model, config.windows)
+    keys = plan.find_missing(results, again(config.retry_failed))
+    new, decoded = plan.num_missing, plan.num_missing_media
+    tracking = config.tracking if new else TrackingConfig(enabled=False)  # nothing done: no run
+    with open_stage("ground", config, config.out, tracking) as stage:
+        started = time.monotonic()
+        progress = Progress("ground", new, "answers", stage)
+        lost: Summary = {}
+        if new:
+            how = (config.decode, config.predict, progress, load, config.windows)
+            with ray_session(config.ray), progress:
+                lost = answer(plan.table(), model, results, plan.replacing, *how)
+        results.settle(plan.among)
+        counts = keys.count()
+        work_done = {"new": new, "decoded": decoded, "seconds": round(time.monotonic() - started, 3)}
+        results.compact()
+        exports = export(results, plan.ids, config.out, config.export) if config.export else {}
+        about = {"videos": plan.num_media, "exports": exports, **_describe(model), "generation": generation}
+        return write_summary(
+            stage, config.out, {"stage": "ground", **counts, **work_done, **progress.speed, **lost, **about}
+        )
 
 
 def _describe(model: Model) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Commits:
         replacing: ids whose rows take the place of others, see ``Results.done``.
     """
 
-    def __init__(self, results: Results, replacing: set[str]) -> None:
+    def __init__(self, results: Results, replacing: AbstractSet[str]) -> None:
         self.results, self.replacing = results, replacing
         self._log = Log(results.folder)
         self._seen = {file.path for file in self._log.files()}
@@ -111,7 +112,7 @@ class Commits:
 
 
 @contextmanager
-def committing(results: Results, replacing: set[str]) -> Iterator[Commits]:
+def committing(results: Results, replacing: AbstractSet[str]) -> Iterator[Commits]:
     """What landed is committed at the end, after an error, too."""
     commits = Commits(results, replacing)
     try:

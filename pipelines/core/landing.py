@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +45,7 @@ def writing(worker: type, results: Results) -> type:
     return Writing
 
 
-def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
+def landed(rows: Any, results: Results, replacing: AbstractSet[str]) -> Iterator[tuple[int, int]]:
     """(rows, failed rows) of each block of a Ray data set, which is committed meanwhile; ``rows`` come from ``writing``
     actors.
 
@@ -68,7 +69,7 @@ def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[i
             yield len(status), len(status) - status.count("ok")
 
 
-def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
+def written(rows: Any, results: Results, replacing: AbstractSet[str]) -> Iterator[tuple[int, int]]:
     """``landed`` for a data set whose last stage is tasks, not actors: the writing joins them."""
 
     def write(table: pa.Table) -> pa.Table:

@@ -34,6 +34,7 @@ WAITING = ".waiting"  # behind a generation's name
 SETTLED_BYTES = 256 << 20  # waiting rows that are held at once
 
 Wanted = Mapping[str, str | None]  # id → fingerprint; None: it cannot be told now, so whatever is there stands
+Lookup = Callable[[pa.ChunkedArray], Wanted]  # the same of so many ids alone, where all are too many for Python
 Again = Callable[[str], bool]  # of a failed row's ``error``: whether to try once more
 
 
@@ -101,9 +102,7 @@ class Results:
             again: which failed rows are to be done once more.
         """
         once_more = again if callable(again) else lambda _: bool(again)
-        if not Log(self.folder).there:
-            self._adopt()
-        self.settle(wanted)
+        self.prepare(wanted)
         done, there = set(), set()
         for row in self._key_rows(Log(self.folder).files(self.generation, self.waiting)):
             if row.id in wanted:
@@ -111,6 +110,12 @@ class Results:
                 if row.stands(wanted[row.id], once_more):
                     done.add(row.id)
         return done, there - done
+
+    def prepare(self, wanted: Wanted | Lookup) -> None:
+        """What has to be done before anybody asks which rows there are."""
+        if not Log(self.folder).there:
+            self._adopt()
+        self.settle(wanted)
 
     def compact(self) -> None:
         """After a long run: a file a block would make each later look at the table slow."""
@@ -146,7 +151,7 @@ class Results:
             return pa.table({name: pa.array([], pa.string()) for name in columns or KEY})
         return pa.concat_tables(tables, promote_options="default").sort_by("id")  # older rows may lack a column
 
-    def settle(self, wanted: Wanted) -> None:
+    def settle(self, wanted: Wanted | Lookup) -> None:
         """Lets waiting rows take their places, each bundle of files in one commit."""
         log = Log(self.folder)
         bundles = list(_bundles(log.files(self.waiting)))
@@ -158,14 +163,15 @@ class Results:
         if bundles:
             log.sweep()
 
-    def _settled(self, log: Log, files: list[File], wanted: Wanted) -> bool:
+    def _settled(self, log: Log, files: list[File], asked: Wanted | Lookup) -> bool:
         if not files:
             return True
         in_order = sorted(files, key=lambda file: file.added)
         waiting = pa.concat_tables([self.read(file) for file in in_order], promote_options="default")
+        wanted = asked(waiting["id"]) if callable(asked) else asked
         rows = list(key_rows(waiting))
         newest = _newest(rows, wanted)
-        held = {row.id: row for row in self._key_rows(log.files(self.generation)) if row.id in newest}
+        held = {row.id: row for row in self._key_rows(log.files(self.generation), waiting["id"])}
         places = [
             self._place(row, held.get(row.id), wanted) if newest[row.id] == number else None
             for number, row in enumerate(rows)
@@ -175,10 +181,10 @@ class Results:
         moved, kept = (waiting.filter(pa.array([place == p for place in places], pa.bool_())) for p in ("", WAITING))
         gone, come = list(files), [self.write(t, g) for t, g in ((moved, ""), (kept, self.waiting)) if t.num_rows]
         for file in log.files(self.generation):
-            table = self.read(file)
-            rest = table.filter(pc.invert(pc.is_in(table["id"], moved["id"].combine_chunks())))
-            if rest.num_rows < table.num_rows:
+            goes = _among(self.read(file, ["id"]), moved["id"])
+            if pc.any(goes).as_py():
                 gone.append(file)
+                rest = self.read(file).filter(pc.invert(goes))
                 come += [self.write(rest)] if rest.num_rows else []
         try:
             log.commit(come, gone)
@@ -193,9 +199,16 @@ class Results:
             return ""
         return None if held.fingerprint == wanted.get(row.id) else WAITING
 
-    def _key_rows(self, files: list[File]) -> Iterator[Row]:
+    def _key_rows(self, files: list[File], ids: pa.ChunkedArray | None = None) -> Iterator[Row]:
+        """Args: ids: only their rows."""
         for file in files:
-            yield from key_rows(self.read(file, KEY))
+            table = self.read(file, KEY)
+            yield from key_rows(table if ids is None else table.filter(_among(table, ids)))
+
+
+def _among(table: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of its rows have one of ``ids``; (N,) bool."""
+    return pc.is_in(table["id"], ids.combine_chunks())
 
 
 def _newest(rows: list[Row], wanted: Wanted) -> dict[str, int]:

@@ -30,7 +30,7 @@ def local_copy(uri: str | Path) -> Iterator[str]:
     if storage.is_local(uri):
         yield path
         return
-    with _folder() as folder:
+    with held_folder() as folder:
         target = os.path.join(folder, os.path.basename(path.split("?")[0]) or "file")
         try:
             _need_room(folder, fs.info(path).get("size") or 0)
@@ -53,7 +53,8 @@ def sweep() -> list[str]:
 
 
 @contextmanager
-def _folder() -> Iterator[str]:
+def held_folder() -> Iterator[str]:
+    """A temporary folder that ``sweep`` removes once this process has gone."""
     made = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     with made as folder, open(os.path.join(folder, HELD), "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # goes with its process, however that ends

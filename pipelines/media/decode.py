@@ -28,6 +28,7 @@ from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
 from pipelines.media.reading import ReadOptions
+from pipelines.media.stream import Chunks, blocks_of
 from spacevllm.config import Config
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
@@ -242,11 +243,9 @@ def row_to_frames(row: Mapping[str, Any]) -> SampledFrames:
 
 
 def decoded(
-    work: pa.Table, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0, worker: type = Decoder
+    work: pa.Table | Chunks, plan: Plan, options: DecodeOptions, reserved_cpus: float = 0, worker: type = Decoder
 ) -> Any:
     """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
-
-    The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
 
     Args:
         reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
@@ -254,12 +253,10 @@ def decoded(
     """
     import ray
 
-    cuts = range(0, work.num_rows, options.block_rows)
-    blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
+    reserved_cpus += 1 if isinstance(work, Chunks) else 0  # who reads and cuts it
     room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus)
-    actors = max(1, min(options.num_actors, len(blocks), room))
-    rows = ray.data.from_blocks(blocks)  # from_arrow would look at each block in a task, and start workers for it
-    return rows.map_batches(
+    actors = max(1, min(options.num_actors, math.ceil(work.num_rows / options.block_rows), room))
+    return blocks_of(work, options.block_rows).map_batches(
         worker,
         fn_constructor_args=(plan, options),
         batch_format="pyarrow",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import groupby
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.archive.plan import open_plan
+from pipelines.archive.questions import read_questions
 from pipelines.media.manifest import SCHEMA, list_videos, media_rows
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
@@ -37,8 +40,14 @@ def listed(path):
     return table.to_pylist()
 
 
-def pairs(path, *questions):
-    return [(row, [q.question for q in asked]) for row, asked in pair_questions(list_videos(str(path)), questions)]
+def pairs(manifest, *questions):
+    """(uri, its questions) of every media that is asked something."""
+    with open_plan() as plan:
+        plan.ask(manifest if isinstance(manifest, pa.Table) else list_videos(str(manifest)), questions)
+        rows = plan.database.execute(
+            "SELECT uri, text FROM asked JOIN media USING (m) JOIN texts USING (q) ORDER BY m, n"
+        )
+        return [(uri, [text for _, text in asked]) for uri, asked in groupby(rows.fetchall(), itemgetter(0))]
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -142,8 +151,7 @@ def test_a_name_that_no_table_can_hold_costs_its_own_row(archive):
     manifest = list_videos(str(archive))
     [row] = [row for row in manifest.to_pylist() if row["error"]]
     assert row["uri"] == str(archive / "caf\\xe9.mp4") and "not UTF-8" in row["error"]
-    pairs = {row["uri"]: [q.question for q in asked] for row, asked in pair_questions(manifest, [("", "what?")])}
-    assert len(pairs) == manifest.num_rows and set(map(tuple, pairs.values())) == {("what?",)}
+    assert pairs(manifest, ("", "what?")) == [(uri, ["what?"]) for uri in manifest["uri"].to_pylist()]
     with pytest.raises(ConfigError, match="no UTF-8 text"):
         read_questions(os.fsdecode(b"caf\xe9?"), None)
 
