@@ -14,6 +14,7 @@ from pipelines.archive.export import ExportFormat, export
 from pipelines.archive.plan import Plan, open_plan
 from pipelines.archive.predict import LoadPredictor, Model, PredictOptions, answer, describe, load_predictor
 from pipelines.archive.questions import read_questions
+from pipelines.archive.shards import Shard, joined
 from pipelines.archive.tubes import results_of
 from pipelines.archive.work import generation_of
 from pipelines.core import locks, storage
@@ -46,6 +47,7 @@ class GroundConfig(Config):
         retry_failed: which failed rows are done again, see ``failures``: ``transient`` (what passes: a store, a
             time-out, memory), ``all`` (also what another limit in ``decode`` could save) or ``none``.
         max_failed: share of the rows that may have failed where the run still counts as done (exit status 0, not 3).
+        shard: ``1/4``: answer only about the first quarter of the videos; the others are for jobs beside this one.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -61,6 +63,7 @@ class GroundConfig(Config):
     export: tuple[ExportFormat, ...] = ()
     retry_failed: Retry = "transient"
     max_failed: float = Field(default=0.0, ge=0, le=1)
+    shard: str | None = None
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -70,6 +73,16 @@ class GroundConfig(Config):
         if not self.questions and not self.question and not any(map(is_rows, listed)):
             raise ValueError("ground needs questions: a file (questions), text (question) or a manifest (videos)")
         return self
+
+    @model_validator(mode="after")
+    def _shard_is_one(self) -> GroundConfig:
+        if self.part and self.export:
+            raise ValueError("export needs the answers of all shards: when they are done, once more without shard")
+        return self
+
+    @property
+    def part(self) -> Shard | None:
+        return Shard.read(self.shard) if self.shard else None
 
 
 def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
@@ -90,35 +103,42 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
             raise ConfigError(
                 "nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT"
             )
-        with locks.exclusive(config.out):
-            return _carry_out(config, plan, load)
+        part = config.part
+        if part:
+            plan.keep(part)
+        with locks.exclusive(config.out, part.name if part else ""):
+            return _carry_out(config, part, plan, load)
 
 
-def _carry_out(config: GroundConfig, plan: Plan, load: LoadPredictor) -> Summary:
+def _carry_out(config: GroundConfig, part: Shard | None, plan: Plan, load: LoadPredictor) -> Summary:
+    shard = part.name if part else ""
     model = describe(config.model, load)
     generation = generation_of(model, config.windows)
-    results = results_of(config.out, generation)
+    results = results_of(config.out, generation, shard)
     plan.mark(model, config.windows)
     keys = plan.find_missing(results, again(config.retry_failed))
     new, decoded = plan.num_missing, plan.num_missing_media
     tracking = config.tracking if new else TrackingConfig(enabled=False)  # nothing done: no run
-    with open_stage("ground", config, config.out, tracking) as stage:
+    with open_stage("ground", config, config.out, tracking, shard) as stage:
         started = time.monotonic()
         progress = Progress("ground", new, "answers", stage)
         lost: Summary = {}
         if new:
             how = (config.decode, config.predict, progress, load, config.windows)
-            with ray_session(config.ray), progress:
-                lost = answer(plan.table(), model, results, plan.replacing, *how)
+            with plan.spread(config.out, shard) as work, ray_session(config.ray), progress:
+                lost = answer(work, model, results, plan.replacing, *how)
         results.settle(plan.among)
         counts = keys.count()
-        work_done = {"new": new, "decoded": decoded, "seconds": round(time.monotonic() - started, 3)}
-        results.compact()
+        done = {"new": new, "decoded": decoded, "seconds": round(time.monotonic() - started, 3), **progress.speed}
+        if not shard:
+            results.compact()
         exports = export(results, plan.ids, config.out, config.export) if config.export else {}
         about = {"videos": plan.num_media, "exports": exports, **_describe(model), "generation": generation}
-        return write_summary(
-            stage, config.out, {"stage": "ground", **counts, **work_done, **progress.speed, **lost, **about}
-        )
+        summary = write_summary(stage, config.out, {"stage": "ground", **counts, **done, **lost, **about}, shard)
+    if part and (whole := joined(config.out, part)):
+        results.compact()
+        storage.write_json(storage.join(config.out, "summary.json"), whole)
+    return summary
 
 
 def _describe(model: Model) -> dict[str, str]:

@@ -10,26 +10,29 @@ missing    those of them that are left to do, see ``pipelines.core.keys``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.archive.predict import Model
+from pipelines.archive.shards import Shard
 from pipelines.archive.work import QUESTION, WORK, clash, seen_by
 from pipelines.core import sql, storage
 from pipelines.core.ids import Ids
 from pipelines.core.keys import Keys
 from pipelines.core.results import Again, Results, Wanted
+from pipelines.media.stream import Chunks
 from spacevllm.config import ConfigError
 from spacevllm.windows import Windows
 
 SEPARATOR = "\x1f"  # of ``instance_id``
 TASK = "stvg"
+FOLDER, FEW = ".plan", 1000  # in OUT, where there are more media than few
 BEFORE, AFTER = f"{SEPARATOR}{TASK}{SEPARATOR}", f"{SEPARATOR}{()}"  # a question's part of a fingerprint: no options
-CHUNK = 2048  # media that are brought into Python together
+STRIDE, CHUNK = 1 << 14, 1 << 11  # media that are brought into Python together, and into one file
 
 _HASH = "('0x' || sha256({})[:16])::UBIGINT"
 _ID = _HASH.format("id || ? || text")
@@ -51,10 +54,11 @@ _AMONG = """SELECT printf('%016x', id), CASE WHEN fingerprint IS NOT NULL THEN p
     FROM pairs WHERE id IN (SELECT TRY_CAST('0x' || id AS UBIGINT) FROM looked_up WHERE length(id) = 16)"""
 _TODO = """CREATE OR REPLACE TABLE todo AS SELECT m, (row_number() OVER (ORDER BY m) - 1)::UINTEGER AS place
     FROM (SELECT DISTINCT m FROM missing)"""
-_WORK = """SELECT t.m, uri, media, begin_s, end_s, error, printf('%016x', p.id) AS id, text,
+_MEDIA = """SELECT uri, media, begin_s, end_s, error FROM todo JOIN media USING (m)
+    WHERE place >= ? AND place < ? ORDER BY place"""
+_QUESTIONS = """SELECT place, printf('%016x', id) AS id, text AS question,
     CASE WHEN fingerprint IS NULL THEN '' ELSE printf('%016x', fingerprint) END AS fingerprint
-    FROM todo t JOIN missing p USING (m) JOIN media USING (m) JOIN texts USING (q)
-    WHERE place >= ? AND place < ? ORDER BY place, n"""
+    FROM todo JOIN missing USING (m) JOIN texts USING (q) WHERE place >= ? AND place < ? ORDER BY place, n"""
 
 
 class Plan:
@@ -73,8 +77,8 @@ class Plan:
         Raises:
             ConfigError: a question names a video that is not there, or more than one.
         """
-        rows = manifest.append_column("part", _parts(manifest))
-        with self._given("rows", rows.append_column("m", pa.array(np.arange(rows.num_rows, dtype=np.uint32)))):
+        rows = manifest.append_column("part", _parts(manifest)).append_column("m", _order(manifest))
+        with self._given("rows", rows):
             self.database.execute("CREATE TABLE media AS FROM rows")
         everywhere = list(dict.fromkeys(text for video, text in questions if not video))
         texts = {"q": np.arange(len(everywhere), dtype=np.uint32), "text": pa.array(everywhere, pa.string())}
@@ -85,6 +89,12 @@ class Plan:
         new = "SELECT ? + row_number() OVER () - 1, text FROM (SELECT DISTINCT text FROM own)"
         self.database.execute(f"INSERT INTO texts {new}", [len(everywhere)])
         self.database.execute(_ASKED.format(everywhere=len(everywhere)))
+
+    def keep(self, shard: Shard) -> None:
+        """Leaves the media of the other shards out."""
+        mine = f"{_HASH.format('id')} % {shard.of} = {shard.number - 1}"
+        self.database.execute(f"DELETE FROM media WHERE NOT ({mine})")
+        self.database.execute("DELETE FROM own WHERE m NOT IN (SELECT m FROM media)")
 
     @property
     def num_pairs(self) -> int:
@@ -142,12 +152,28 @@ class Plan:
 
     def work(self) -> Iterator[pa.Table]:
         """What is missing: rows of ``WORK``, at most ``CHUNK`` at a time."""
-        for first in range(0, self.num_missing_media, CHUNK):
-            yield _nested(sql.arrow(self.database, _WORK, first, first + CHUNK))
+        for first in range(0, self.num_missing_media, STRIDE):
+            media, questions = (sql.arrow(self.database, q, first, first + STRIDE) for q in (_MEDIA, _QUESTIONS))
+            rows = _nested(media, questions)
+            yield from (rows.slice(start, CHUNK) for start in range(0, rows.num_rows, CHUNK))
 
-    def table(self) -> pa.Table:
-        """All of it, of a small plan."""
-        return pa.concat_tables([WORK.empty_table(), *self.work()])
+    @contextmanager
+    def spread(self, out: str, shard: str = "") -> Iterator[pa.Table | Chunks]:
+        """What is missing, for Ray: little of it as a table; more as files in ``out``, which every node can read, until
+        the block ends."""
+        folder = storage.join(storage.absolute(out), f"{FOLDER}-{shard}" if shard else FOLDER)
+        for left in [folder] if shard else storage.begin_with(folder):  # by a run that was killed
+            storage.remove_folder(left)
+        if self.num_missing_media < FEW:
+            yield pa.concat_tables([WORK.empty_table(), *self.work()])
+            return
+        files = [storage.join(folder, f"{first:09d}.parquet") for first in range(0, self.num_missing_media, CHUNK)]
+        try:
+            for uri, table in zip(files, self.work(), strict=True):
+                storage.write_table(uri, table)
+            yield Chunks(files, self.num_missing_media)
+        finally:
+            storage.remove_folder(folder)
 
     @contextmanager
     def _given(self, name: str, table: pa.Table) -> Iterator[None]:
@@ -185,6 +211,14 @@ def _find_video(rows: Sequence[tuple[int, str]], name: str) -> int:
     return found[0]
 
 
+def _order(manifest: pa.Table) -> pa.Array:
+    """Each media's place in the work, (M,) uint32: the largest first, so that none is left over at the end."""
+    place = np.empty(manifest.num_rows, np.uint32)
+    size = pc.fill_null(manifest["size"], -1).to_numpy()  # (M,)
+    place[np.argsort(-size, kind="stable")] = np.arange(len(place))
+    return pa.array(place)
+
+
 def _parts(manifest: pa.Table) -> pa.Array:
     """Which part of a media a fingerprint is about, as Python writes its numbers; ``""``: all of it."""
     if manifest["begin_s"].null_count == manifest["end_s"].null_count == manifest.num_rows:
@@ -194,20 +228,15 @@ def _parts(manifest: pa.Table) -> pa.Array:
     return pa.array(parts, pa.string())
 
 
-def _nested(flat: pa.Table) -> pa.Table:
-    """A row a media, from a row a question."""
-    media = flat["m"].to_numpy()
-    first = np.flatnonzero(np.diff(media, prepend=-1))  # (M,)
-    flat = flat.combine_chunks()
-    columns: Mapping[str, Any] = {
-        **{name: flat[name].combine_chunks() for name in ("id", "fingerprint")},
-        "question": flat["text"].combine_chunks(),
-        "task": pa.array([TASK]).take(pa.array(np.zeros(len(media), np.int64))),
-        "options": pa.ListArray.from_arrays(pa.array(np.zeros(len(media) + 1, np.int32)), pa.array([], pa.string())),
+def _nested(media: pa.Table, questions: pa.Table) -> pa.Table:
+    """Each media with its questions. questions: in the order of the media, ``place`` says of which they are."""
+    questions = questions.combine_chunks()
+    first = np.flatnonzero(np.diff(questions["place"].to_numpy(), prepend=-1))  # (M,)
+    count = questions.num_rows
+    columns = {name: questions[name].combine_chunks() for name in ("id", "question", "fingerprint")} | {
+        "task": pa.array([TASK]).take(pa.array(np.zeros(count, np.int64))),
+        "options": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.string())),
     }
-    questions = pa.StructArray.from_arrays(
-        [columns[field.name].cast(field.type) for field in QUESTION], fields=list(QUESTION)
-    )
-    offsets = pa.array(np.append(first, len(media)).astype(np.int32))
-    shared = flat.take(pa.array(first)).select(["uri", "media", "begin_s", "end_s", "error"])
-    return shared.append_column("questions", pa.ListArray.from_arrays(offsets, questions)).cast(WORK)
+    asked = pa.StructArray.from_arrays([columns[f.name].cast(f.type) for f in QUESTION], fields=list(QUESTION))
+    lists = pa.ListArray.from_arrays(pa.array(np.append(first, count).astype(np.int32)), asked)
+    return media.append_column("questions", lists).cast(WORK)

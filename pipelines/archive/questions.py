@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.core import storage
+from pipelines.core.listing import is_utf8
 from pipelines.core.rows import is_rows, read_rows
-from pipelines.media.manifest import Line, check_columns, is_utf8
+from pipelines.media.manifest import Line, check_columns
 from spacevllm.config import ConfigError
 
 

@@ -105,7 +105,7 @@ class Commits:
     def _note_others(self) -> None:
         """What others have committed in this generation since the last look."""
         for file in self._log.files(self.results.generation, self.results.waiting):
-            if file.path not in self._seen:
+            if file.path not in self._seen and not self.results.is_of_others(file):
                 ids = self.results.read(file, ["id"])["id"].to_pylist()
                 self._taken |= {(file.generation, name) for name in ids}
                 self._seen.add(file.path)

@@ -80,7 +80,7 @@ def written(rows: Any, results: Results, replacing: AbstractSet[str]) -> Iterato
 
 def _write(table: pa.Table, results: Results) -> pa.Table:
     try:
-        return _report(table, file=results.write(table))
+        return _report(table, file=results.write(table, shard=results.shard))
     except OutputError as error:
         return _report(table, error)
 

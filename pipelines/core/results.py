@@ -15,6 +15,7 @@ A row that takes another's place (its video has changed, or it had failed) waits
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -59,20 +60,30 @@ class Results:
     Args:
         keep_good: a failed row never takes the place of a good one. It waits on, as the newest that is known, while
             readers see the good one.
+        shard: name of the part of the work that this driver does, such as ``1-of-4``.
     """
 
-    def __init__(self, folder: str, generation: str = ONLY, keep_good: bool = False) -> None:
+    def __init__(self, folder: str, generation: str = ONLY, keep_good: bool = False, shard: str = "") -> None:
         self.folder, self.generation, self.waiting = storage.absolute(folder), generation, generation + WAITING
-        self.keep_good = keep_good
+        self.keep_good, self.shard = keep_good, shard
 
-    def write(self, table: pa.Table, generation: str = "") -> File:
-        """Writes a file that is not part of the table yet. Raises OutputError."""
-        name = f"part-{uuid.uuid4().hex}.parquet"
+    def write(self, table: pa.Table, generation: str = "", shard: str = "") -> File:
+        """Writes a file that is not part of the table yet. Raises OutputError.
+
+        Args:
+            shard: the one whose work all its rows are.
+        """
+        name = f"part-{shard}{'-' * bool(shard)}{uuid.uuid4().hex}.parquet"
         size = storage.write_table(storage.join(self.folder, name), table)
         return File(name, size, table.num_rows, generation or self.generation)
 
     def read(self, file: File, columns: list[str] | None = None) -> pa.Table:
         return storage.read_table(self.uri(file), columns)
+
+    def is_of_others(self, file: File) -> bool:
+        """Whether it holds only the work of other shards, as its name says."""
+        found = re.fullmatch(r"part-(\d+-of-(\d+))-\w+\.parquet", file.path)
+        return bool(found and self.shard and found[1] != self.shard and self.shard.endswith(f"-of-{found[2]}"))
 
     def uri(self, file: File) -> str:
         return storage.join(self.folder, file.path)

@@ -113,7 +113,7 @@ def run(config: DecodeConfig) -> Summary:
         ConfigError: no videos. StorageBusy: another job writes to the same output.
     """
     plan = Plan(config.num_frames, config.size)
-    manifest = _manifest(config)
+    manifest = _manifest(config).drop_columns(["size"])
     work = manifest.append_column("fingerprint", _fingerprints(manifest, plan))
     results = Results(storage.join(config.out, "frames"))
     with locks.exclusive(config.out):

@@ -209,7 +209,8 @@ def test_an_image_among_the_videos_costs_its_own_row(tmp_path, tiny_model):
         plan.ask(list_videos(str(tmp_path / "a.png")), [("", "a dog")])
         plan.mark(model, "auto")
         plan.find_missing(results_of(str(tmp_path), "g"), again("none"))
-        decoded = Decoder(model.plan, DecodeOptions())(plan.table())
+        [work] = plan.work()
+        decoded = Decoder(model.plan, DecodeOptions())(work)
     [row] = Answerer(model, "cpu", load_predictor)(decoded).to_pylist()
     assert row["error"] == f"still_image: {tmp_path}/a.png: an image has no time; ground needs videos"
 

@@ -9,13 +9,14 @@ import standin
 from pipelines.archive.plan import open_plan
 from pipelines.archive.predict import describe
 from pipelines.archive.tubes import results_of
-from pipelines.archive.work import Question, make_work, wanted_ids
+from pipelines.archive.work import WORK, Question, make_work, wanted_ids
 from pipelines.core import failures, storage
 from pipelines.core.commits import Block, committing
 from pipelines.core.ids import Ids
 from pipelines.core.keys import Keys
 from pipelines.core.results import count_rows
 from pipelines.media.manifest import SCHEMA
+from pipelines.media.stream import Chunks
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
 
@@ -54,6 +55,10 @@ def planned(plan, table, *texts, windows="auto"):
     return plan
 
 
+def table_of(plan):
+    return pa.concat_tables([WORK.empty_table(), *plan.work()])
+
+
 def by_hand(table, *texts, windows="auto"):
     asked = []
     for row in table.to_pylist():
@@ -68,7 +73,7 @@ def test_ids_and_fingerprints_are_those_of_python(tmp_path, windows, texts):
     with open_plan() as plan:
         planned(plan, table, *texts, windows=windows)
         plan.find_missing(results_of(str(tmp_path), "g"), failures.again("none"))
-        work, hand = plan.table(), by_hand(table, *texts, windows=windows)
+        work, hand = table_of(plan), by_hand(table, *texts, windows=windows)
         assert work.schema.equals(hand.schema) and work.to_pylist() == hand.to_pylist()
         assert set(plan.ids) == set(wanted_ids(hand)) and plan.num_pairs == len(plan.ids)
         names = pa.chunked_array([[*plan.ids, "0" * 16, "no id"]], pa.string())
@@ -105,7 +110,7 @@ def test_what_is_done_is_what_results_say(tmp_path):
         done, replacing = results.done(hand, failures.again(retry))
         with open_plan() as plan:
             planned(plan, table).find_missing(results, failures.again(retry))
-            left = {q["id"] for row in plan.table().to_pylist() for q in row["questions"]}
+            left = {q["id"] for row in table_of(plan).to_pylist() for q in row["questions"]}
             assert left == set(hand) - done and set(plan.replacing) == replacing
             assert (plan.num_missing, plan.num_missing_media) == (len(left), len(left))
 
@@ -152,7 +157,11 @@ def test_many_media_keep_their_order(tmp_path):
     with open_plan() as plan:
         planned(plan, pa.Table.from_pylist(rows, schema=SCHEMA), "a", "b")
         plan.find_missing(results_of(storage.join(str(tmp_path), "o"), "g"), failures.again("none"))
-        assert [table.num_rows for table in plan.work()] == [2048, 2048, 904]
-        work = plan.table()
+        with plan.spread(str(tmp_path / "o")) as work:
+            assert isinstance(work, Chunks) and work.num_rows == 5000
+            tables = [storage.read_table(uri) for uri in work.uris]
+            assert [table.num_rows for table in tables] == [2048, 2048, 904]
+        assert not (tmp_path / "o/.plan").exists()
+        work = pa.concat_tables(tables)
         assert work["uri"].to_pylist() == [row["uri"] for row in rows]
         assert {tuple(q["question"] for q in asked) for asked in work["questions"].to_pylist()} == {("a", "b")}
