@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.common import RESULTS, facts, write_result
-
 FILE_ROWS = 100_000  # of a compacted table: boxes included some 100 MB
 
 
@@ -42,12 +40,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=10, help="asked of every video")
     parser.add_argument("--file-rows", type=int, default=FILE_ROWS, help="rows in a file of OUT/tubes")
     parser.add_argument("--folder", type=Path, help="where the synthetic archive is made")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         print(json.dumps(_measured(PARTS[options.part], options)))
         return
+    from benchmarks.common import facts, write_result  # torch, which no driver needs
+
     result = facts() | {"questions": options.questions, "file_rows": options.file_rows, "archives": []}
     for rows in options.rows:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -159,7 +159,7 @@ def _config(options: argparse.Namespace) -> Any:
     from pipelines.core.tracking import TrackingConfig
 
     asked = tuple(f"the person in red number {n} while it opens the door" for n in range(options.questions))
-    shared = {"model": "nobody", "videos": _manifest(options), "question": asked, "out": _out(options)}
+    shared: dict[str, Any] = {"model": "nobody", "videos": _manifest(options), "question": asked, "out": _out(options)}
     return GroundConfig(**shared, tracking=TrackingConfig(enabled=False))
 
 

@@ -66,6 +66,7 @@ class Plan:
 
     def __init__(self, database: sql.Database) -> None:
         self.database = database
+        self.everywhere = 0  # so many texts are asked of every media
 
     def ask(self, manifest: pa.Table, questions: Sequence[tuple[str, str]]) -> None:
         """Pairs the media with the questions.
@@ -89,6 +90,7 @@ class Plan:
         new = "SELECT ? + row_number() OVER () - 1, text FROM (SELECT DISTINCT text FROM own)"
         self.database.execute(f"INSERT INTO texts {new}", [len(everywhere)])
         self.database.execute(_ASKED.format(everywhere=len(everywhere)))
+        self.everywhere = len(everywhere)
 
     def keep(self, shard: Shard) -> None:
         """Leaves the media of the other shards out."""
@@ -103,7 +105,8 @@ class Plan:
     @property
     def num_media(self) -> int:
         """About which something is asked."""
-        return int(sql.value(self.database, "SELECT count(DISTINCT m) FROM asked"))
+        asked = "SELECT count(*) FROM media WHERE ? > 0 OR m IN (SELECT m FROM own)"
+        return int(sql.value(self.database, asked, self.everywhere))
 
     def mark(self, model: Model, windows: Windows) -> None:
         """Gives every pair its id and fingerprint.

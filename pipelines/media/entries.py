@@ -37,6 +37,7 @@ ENTRIES = pa.schema(
     ]
 )
 LISTED_VERSION, LISTED_SIZE = "listed_version", "listed_size"  # columns of a manifest that ``spacevllm list`` wrote
+IN_PYTHON = 1 << 16  # rows whose ids are made at once
 KEY = ["uri", "begin_s", "end_s"]  # what makes a row
 TEXT = r"^[^\pZ\pC]([^\pC]*[^\pZ\pC])?$"  # no white space around, and nothing that cannot be seen
 PLACE = r"^(s3://[a-z0-9][a-z0-9.-]+)?(/[^/?#]+)+$"  # spelled as ``storage.absolute`` does
@@ -147,9 +148,15 @@ def manifest_rows(found: pa.Table, named: pa.Table) -> pa.Table:
         "end": pc.fill_null(rows["end_s"], np.inf),
     }
     rows = rows.take(pc.sort_indices(pa.table(order), [(name, "ascending") for name in order]))
-    ids = pa.array(map(_id, *(rows[name].to_pylist() for name in KEY)), pa.string())
+    ids = pa.chunked_array(
+        [_ids(rows.slice(start, IN_PYTHON)) for start in range(0, rows.num_rows, IN_PYTHON)], pa.string()
+    )
     columns = {"id": ids, "media": rows["uri"]} | {name: rows[name] for name in rows.column_names}
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _ids(rows: pa.Table) -> pa.Array:
+    return pa.array(map(_id, *(rows[name].to_pylist() for name in KEY)), pa.string())
 
 
 def _id(uri: str, begin_s: float | None, end_s: float | None) -> str:

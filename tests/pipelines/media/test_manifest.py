@@ -213,7 +213,7 @@ ODD_ROWS = [
     *({"question": q} for q in (None, "", "  ", " a dog ", "a\tdog", "né?", "a dog")),
     *({"begin_s": b} for b in (None, 0.0, -1.0, float("nan"), float("inf"), 1.0, 2.0, 1e-320)),
     *({"end_s": e} for e in (None, 0.0, -1.0, float("nan"), float("inf"), 0.5, 1e16)),
-    *({"listed_version": v, "listed_size": n} for v, n in (("etag", 7), ("", 7), (None, None))),
+    *({"video": f"{v}.mp4", "listed_version": v, "listed_size": 7} for v in ("etag", "", None)),
 ]  # fmt: skip
 
 
