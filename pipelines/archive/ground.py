@@ -130,13 +130,12 @@ def _carry_out(config: GroundConfig, part: Shard | None, plan: Plan, load: LoadP
         results.settle(plan.among)
         counts = keys.count()
         done = {"new": new, "decoded": decoded, "seconds": round(time.monotonic() - started, 3), **progress.speed}
-        if not shard:
+        if not shard:  # others would have to read what they know already, in its new files
             results.compact()
         exports = export(results, plan.ids, config.out, config.export) if config.export else {}
         about = {"videos": plan.num_media, "exports": exports, **_describe(model), "generation": generation}
         summary = write_summary(stage, config.out, {"stage": "ground", **counts, **done, **lost, **about}, shard)
     if part and (whole := joined(config.out, part)):
-        results.compact()
         storage.write_json(storage.join(config.out, "summary.json"), whole)
     return summary
 

@@ -5,6 +5,7 @@ It spares users from paying twice. That no row is doubled does not depend on it:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -120,11 +121,15 @@ def _renew(uri: str, lease: dict[str, Any], ended: threading.Event) -> None:
 
 def _holder(uri: str) -> dict[str, Any]:
     """``{}``: nobody."""
-    try:
-        found: dict[str, Any] = storage.read_json(uri)
-    except FileNotFoundError:
-        return {}
-    return found
+    while True:
+        try:
+            found: dict[str, Any] = storage.read_json(uri)
+            return found
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # else it was renewed while it was read
+                raise
 
 
 def _busy(uri: str, holder: Mapping[str, Any]) -> StorageBusy:

@@ -163,9 +163,9 @@ class Results:
         return pa.concat_tables(tables, promote_options="default").sort_by("id")  # older rows may lack a column
 
     def settle(self, wanted: Wanted | Lookup) -> None:
-        """Lets waiting rows take their places, each bundle of files in one commit."""
+        """Lets waiting rows take their places, each bundle of files in one commit; those of other shards wait on."""
         log = Log(self.folder)
-        bundles = list(_bundles(log.files(self.waiting)))
+        bundles = list(_bundles([file for file in log.files(self.waiting) if not self.is_of_others(file)]))
         for files in bundles:
             while not self._settled(log, files, wanted):
                 log.look()  # somebody else has committed: the places may have changed
@@ -187,11 +187,15 @@ class Results:
             self._place(row, held.get(row.id), wanted) if newest[row.id] == number else None
             for number, row in enumerate(rows)
         ]
+        if self.shard:
+            places = [p if row.id in wanted else WAITING for p, row in zip(places, rows, strict=True)]
         if all(place == WAITING for place in places):
             return True
         moved, kept = (waiting.filter(pa.array([place == p for place in places], pa.bool_())) for p in ("", WAITING))
         gone, come = list(files), [self.write(t, g) for t, g in ((moved, ""), (kept, self.waiting)) if t.num_rows]
         for file in log.files(self.generation):
+            if self.is_of_others(file):
+                continue
             goes = _among(self.read(file, ["id"]), moved["id"])
             if pc.any(goes).as_py():
                 gone.append(file)

@@ -16,6 +16,7 @@ from pipelines.archive.shards import Shard
 from pipelines.archive.tubes import results_of, visible
 from pipelines.core import locks, storage
 from pipelines.core.commits import Block, Commits, committing
+from pipelines.core.delta import Log
 from pipelines.core.results import Results
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import media_rows
@@ -69,9 +70,9 @@ def hold(folder):
 def test_shards_hold_their_parts(tmp_path, monkeypatch):
     hold(str(tmp_path / "out"))
     monkeypatch.setattr(locks, "RENEW_S", 0.2)
-    monkeypatch.setattr(locks, "EXPIRE_S", 3.0)
     with s3_bucket():
         hold("s3://bucket/out")
+        monkeypatch.setattr(locks, "EXPIRE_S", 3.0)
         storage.write_json(f"s3://bucket/out/.lock-{FIRST}", {"pid": 1, "host": "a spot node", "lease": "x"})
         with locks.exclusive("s3://bucket/out"):  # that one is dead
             pass
@@ -101,6 +102,30 @@ def test_what_other_shards_commit_is_not_read(tmp_path, monkeypatch):
     first.close()
     assert read == [FIRST] * len(read) and len(read) > 0
     assert sorted(results_of(str(tmp_path), "g").table(["id"])["id"].to_pylist()) == ["a", "b", "c", "d"]
+
+
+def test_a_shard_lets_the_rows_of_others_wait(tmp_path):
+    """Those of a run over all as well as those of a shard that is still at work."""
+    drivers = [results_of(str(tmp_path), "g", shard) for shard in ("", FIRST, SECOND)]
+
+    def add(results, version, *names, replacing=()):
+        row = pa.table({"id": names, "fingerprint": [version] * len(names)})
+        row = row.append_column("status", [["ok"] * len(names)]).append_column("error", [[""] * len(names)])
+        with committing(results, set(replacing)) as driver:
+            driver.add(Block(results.write(row, shard=results.shard), names))
+
+    def seen():
+        return {row["id"]: row["fingerprint"] for row, _ in drivers[0].rows(["id", "fingerprint"])}
+
+    whole, first, second = drivers
+    add(whole, "1", "a", "b", "c", "d")
+    add(whole, "2", "a", "b", replacing="ab")
+    add(first, "2", "c", replacing="c")
+    add(second, "2", "d", replacing="d")
+    first.settle({"a": "2", "c": "2"})
+    assert seen() == {"a": "2", "b": "1", "c": "2", "d": "1"}
+    second.settle({"b": "2", "d": "2"})
+    assert seen() == {"a": "2", "b": "2", "c": "2", "d": "2"} and not Log(whole.folder).files(whole.waiting)
 
 
 def test_the_last_shard_to_end_writes_the_summary_of_the_whole(archive, tmp_path, ray_cluster):
