@@ -11,7 +11,7 @@ from jobs.options import Allow, Asked, DryRun, Export, Model, Out, Overrides, Qu
 
 def list_videos(
     videos: Videos,
-    out: Annotated[str, typer.Option(help="The manifest to write.", metavar="FILE.parquet")],
+    out: Annotated[str, typer.Option(help="The manifest to write, NAME.parquet.", metavar="FILE")],
     allow: Allow = None,
     dry_run: DryRun = False,
 ) -> int:
