@@ -16,22 +16,9 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from jobs import archive_commands as archive
 from jobs.errors import OK, explain
-from jobs.options import (
-    Allow,
-    Asked,
-    Config,
-    Data,
-    DryRun,
-    Env,
-    Export,
-    Model,
-    Out,
-    Overrides,
-    Questions,
-    Videos,
-    Windows,
-)
+from jobs.options import Config, Data, DryRun, Env, Model, Out, Overrides
 
 app = typer.Typer(
     name="spacevllm",
@@ -245,61 +232,8 @@ def score(
     return run({"benchmark": benchmark, "protocol": protocol, **files, **more}, json, overrides or [], dry_run)
 
 
-@app.command()
-def ground(
-    model: Model,
-    videos: Videos,
-    out: Out,
-    allow: Allow = None,
-    questions: Questions = "",
-    question: Asked = None,
-    windows: Windows = "auto",
-    export: Export = None,
-    max_failed: Annotated[float, typer.Option(help="Share of rows that may fail where all counts as done.")] = 0.0,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-) -> int:
-    """Ask every video of an archive; tubes in a Delta table, which is Parquet underneath.
-
-    Exit status 3: done, but some rows failed (a larger share than --max-failed); each of them says why.
-    """
-    from jobs.ground import run
-
-    lists = {"allow": allow or [], "question": question or [], "export": export or []}
-    return run(model, videos, questions, out, windows, overrides or [], dry_run, max_failed=max_failed, **lists)
-
-
-@app.command()
-def forget(
-    out: Out,
-    video: Annotated[str, typer.Option(help="Whose answers are removed: its path, URI or file name.")] = "",
-    question: Annotated[str, typer.Option(help="Whose answers are removed: its text.")] = "",
-    other_models: Annotated[bool, typer.Option(help="Remove what other models than the last one answered.")] = False,
-    dry_run: DryRun = False,
-) -> int:
-    """Remove answers of `ground` for good: about a video, to a question, or of earlier models."""
-    from jobs.forget import run
-
-    return run(out, video, question, other_models, dry_run)
-
-
-@app.command()
-def search(
-    question: Annotated[str, typer.Argument(help="What to look for, in plain words.", metavar="QUESTION")],
-    model: Model,
-    videos: Videos,
-    out: Out,
-    allow: Allow = None,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-) -> int:
-    """Look for one thing in a whole archive.
-
-    OUT/page/report.html shows the clips, the surest first; searching again in OUT asks only what is new.
-    """
-    from jobs.search import run
-
-    return run(question, model, videos, allow or [], out, overrides or [], dry_run)
+for command in (archive.list_videos, archive.ground, archive.forget, archive.search):
+    app.command(command.__name__.removesuffix("_videos"))(command)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from jobs.errors import OK, SOME_FAILED
 from jobs.report import ReportConfig, make, undrawn
 from pipelines.archive.ground import GroundConfig
 from pipelines.archive.ground import run as ground
+from pipelines.archive.plan import open_plan
 from pipelines.archive.predict import PredictOptions
-from pipelines.archive.questions import pair_questions
 from pipelines.core import storage
 from pipelines.core.failures import Retry
 from pipelines.core.tracking import TrackingConfig
@@ -73,8 +73,9 @@ def run(question: str, model: str, videos: str, allow: list[str], out: str, over
     if dry_run:
         return show_plan("search", config, f"{manifest.num_rows} videos")
     summary = ground(config.grounding)
-    asked = {q.id for _, about in pair_questions(manifest, [("", config.question)]) for q in about}
-    page = make(config.page, asked)
+    with open_plan() as plan:
+        plan.ask(manifest, [("", config.question)])
+        page = make(config.page, plan.ids)
     counts = [f"found in {page['found']} of {summary['videos']} videos", f"not there in {page['not_there']}"]
     counts.append(f"{summary['failed']} failed")
     finish(f"page: {page['report']} ({', '.join(filter(None, [*counts, undrawn(page)]))})")

@@ -45,7 +45,7 @@ NO_AGENT = (
 REFUSED = {"submit", "serve"}
 PATHS = {"DIR", "FILE", "SRC", "OUT"}  # words of a metavar that say that a value is a path
 LARGE = {"GLOB"}  # and that it may be an archive, which does not travel
-WRITTEN = {"per_query"}  # files that the job writes
+WRITTEN = {"per_query", "out"}  # files that the job writes
 UNTRAINED = "tiny"  # evaluate --model tiny: no folder
 
 

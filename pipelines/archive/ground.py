@@ -11,25 +11,16 @@ import time
 from pydantic import Field, model_validator
 
 from pipelines.archive.export import ExportFormat, export
-from pipelines.archive.predict import (
-    LoadPredictor,
-    Model,
-    PredictOptions,
-    answer,
-    describe,
-    generation_of,
-    load_predictor,
-    make_work,
-    wanted_ids,
-    without,
-)
-from pipelines.archive.questions import pair_questions, read_questions
+from pipelines.archive.plan import Plan, open_plan
+from pipelines.archive.predict import LoadPredictor, Model, PredictOptions, answer, describe, load_predictor
+from pipelines.archive.questions import read_questions
+from pipelines.archive.shards import Shard, joined
 from pipelines.archive.tubes import results_of
+from pipelines.archive.work import generation_of
 from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.failures import Retry, again
 from pipelines.core.progress import Progress
-from pipelines.core.results import KEY, count_rows
 from pipelines.core.rows import is_rows
 from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
@@ -56,6 +47,7 @@ class GroundConfig(Config):
         retry_failed: which failed rows are done again, see ``failures``: ``transient`` (what passes: a store, a
             time-out, memory), ``all`` (also what another limit in ``decode`` could save) or ``none``.
         max_failed: share of the rows that may have failed where the run still counts as done (exit status 0, not 3).
+        shard: ``1/4``: answer only about the first quarter of the videos; the others are for jobs beside this one.
         ray: address of a running cluster; None: RAY_ADDRESS, else a local session.
     """
 
@@ -71,6 +63,7 @@ class GroundConfig(Config):
     export: tuple[ExportFormat, ...] = ()
     retry_failed: Retry = "transient"
     max_failed: float = Field(default=0.0, ge=0, le=1)
+    shard: str | None = None
     ray: str | None = None
     tracking: TrackingConfig = TrackingConfig()
 
@@ -80,6 +73,16 @@ class GroundConfig(Config):
         if not self.questions and not self.question and not any(map(is_rows, listed)):
             raise ValueError("ground needs questions: a file (questions), text (question) or a manifest (videos)")
         return self
+
+    @model_validator(mode="after")
+    def _shard_is_one(self) -> GroundConfig:
+        if self.part and self.export:
+            raise ValueError("export needs the answers of all shards: when they are done, once more without shard")
+        return self
+
+    @property
+    def part(self) -> Shard | None:
+        return Shard.read(self.shard) if self.shard else None
 
 
 def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
@@ -94,35 +97,47 @@ def run(config: GroundConfig, load: LoadPredictor = load_predictor) -> Summary:
         ConfigError: no videos, or no readable questions. StorageBusy: another job writes to the same output.
     """
     storage.need_bucket(config.out)  # before an archive is listed
-    videos = list_videos(config.videos, config.allow)
-    pairs = list(pair_questions(videos, read_questions(config.question, config.questions)))
-    if not pairs:
-        raise ConfigError("nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT")
-    with locks.exclusive(config.out):
-        model = describe(config.model, load)
-        work = make_work(pairs, model, config.windows)
-        generation, wanted = generation_of(model, config.windows), wanted_ids(work)
-        results = results_of(config.out, generation)
-        done, replacing = results.done(wanted, again(config.retry_failed))
-        missing = without(work, done)
-        tracking = config.tracking if missing.num_rows else TrackingConfig(enabled=False)  # nothing done: no run
-        with open_stage("ground", config, config.out, tracking) as stage:
-            started = time.monotonic()
-            new = len(wanted_ids(missing))
-            progress = Progress("ground", new, "answers", stage)
-            lost: Summary = {}
-            if new:
-                how = (config.decode, config.predict, progress, load, config.windows)
-                with ray_session(config.ray), progress:
-                    lost = answer(missing, model, results, replacing, *how)
-            counts = count_rows(results.collect(wanted, KEY), len(wanted))
-            work_done = {"new": new, "decoded": missing.num_rows, "seconds": round(time.monotonic() - started, 3)}
-            work_done |= progress.speed | lost
+    with open_plan() as plan:
+        plan.ask(list_videos(config.videos, config.allow), read_questions(config.question, config.questions))
+        if not plan.num_media:
+            raise ConfigError(
+                "nothing is asked: the manifest holds no question; give --questions FILE or --question TEXT"
+            )
+        part = config.part
+        if part:
+            plan.keep(part)
+        with locks.exclusive(config.out, part.name if part else ""):
+            return _carry_out(config, part, plan, load)
+
+
+def _carry_out(config: GroundConfig, part: Shard | None, plan: Plan, load: LoadPredictor) -> Summary:
+    shard = part.name if part else ""
+    model = describe(config.model, load)
+    generation = generation_of(model, config.windows)
+    results = results_of(config.out, generation, shard)
+    plan.mark(model, config.windows)
+    keys = plan.find_missing(results, again(config.retry_failed))
+    new, decoded = plan.num_missing, plan.num_missing_media
+    tracking = config.tracking if new else TrackingConfig(enabled=False)  # nothing done: no run
+    with open_stage("ground", config, config.out, tracking, shard) as stage:
+        started = time.monotonic()
+        progress = Progress("ground", new, "answers", stage)
+        lost: Summary = {}
+        if new:
+            how = (config.decode, config.predict, progress, load, config.windows)
+            with plan.spread(config.out, shard) as work, ray_session(config.ray), progress:
+                lost = answer(work, model, results, plan.replacing, *how)
+        results.settle(plan.among)
+        counts = keys.count()
+        done = {"new": new, "decoded": decoded, "seconds": round(time.monotonic() - started, 3), **progress.speed}
+        if not shard:  # others would have to read what they know already, in its new files
             results.compact()
-            exports = export(results, wanted, config.out, config.export)
-            about = {"videos": work.num_rows, "exports": exports, **_describe(model), "generation": generation}
-            summary = {"stage": "ground", **counts, **work_done, **about}
-            return write_summary(stage, config.out, summary)
+        exports = export(results, plan.ids, config.out, config.export) if config.export else {}
+        about = {"videos": plan.num_media, "exports": exports, **_describe(model), "generation": generation}
+        summary = write_summary(stage, config.out, {"stage": "ground", **counts, **done, **lost, **about}, shard)
+    if part and (whole := joined(config.out, part)):
+        storage.write_json(storage.join(config.out, "summary.json"), whole)
+    return summary
 
 
 def _describe(model: Model) -> dict[str, str]:

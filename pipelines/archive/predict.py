@@ -7,12 +7,12 @@ ahead of the model as far as Ray's memory budget lets them.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -25,12 +25,12 @@ from pipelines.core.failures import MachineFault, is_machine_fault
 from pipelines.core.landing import landed, writing
 from pipelines.core.models import local_model, pinned
 from pipelines.core.progress import Progress
-from pipelines.core.results import Results, Wanted, made_from
+from pipelines.core.results import Results
 from pipelines.media.decode import DecodeOptions, decoded, row_to_frames
 from pipelines.media.films import FilmReaders, Reader, start_readers
 from pipelines.media.reading import Plan
+from pipelines.media.stream import Chunks
 from spacevllm.config import Config, ConfigError
-from spacevllm.data.instance import instance_id
 from spacevllm.frame_size import FrameSize
 from spacevllm.imports import no_garbage
 from spacevllm.model.folder import read_facts
@@ -38,11 +38,6 @@ from spacevllm.video.errors import VideoError
 from spacevllm.video.reader import SampledFrames, shown_part
 from spacevllm.windows import Windows, ground_film, window_s
 
-QUESTION = pa.struct(
-    [(name, pa.string()) for name in ("id", "task", "question", "fingerprint")] + [("options", pa.list_(pa.string()))]
-)
-PART = [("begin_s", pa.float64()), ("end_s", pa.float64()), ("error", pa.string())]  # as in the manifest
-WORK = pa.schema([("uri", pa.string()), ("media", pa.string()), *PART, ("questions", pa.list_(QUESTION))])
 KEPT = ("id", "task", "question", "fingerprint")  # of a question, in its answer's row
 LoadPredictor = Callable[[str, str], Any]
 
@@ -91,70 +86,11 @@ def describe(path: str, load: LoadPredictor) -> Model:
     return Model(path=path, id=model.model_id, digest=model.digest, num_frames=model.num_frames, size=model.image_size)
 
 
-class Question(NamedTuple):
-    """One row of the output to be. ``task``: stvg, vtg, rec or qa; ``options`` only for multiple choice."""
-
-    id: str
-    task: str
-    question: str
-    options: Sequence[str] = ()
-
-
-def make_work(
-    asked: Iterable[tuple[Mapping[str, Any], Sequence[Question]]], model: Model, windows: Windows = "off"
-) -> pa.Table:
-    """Rows of ``WORK`` from manifest rows, each with the questions about it."""
-    look = () if windows == "off" else (windows,)
-    rows = []
-    for media, questions in asked:
-        part = (media["begin_s"], media["end_s"])
-        seen = (model.digest, *model.plan, *look, *(() if part == (None, None) else part))
-        marked = [q._asdict() | {"fingerprint": made_from(media["version"], *seen, *q[1:])} for q in questions]
-        rows.append(
-            {name: media[name] for name in ("uri", "media", "begin_s", "end_s", "error")} | {"questions": marked}
-        )
-    return pa.Table.from_pylist(rows, schema=WORK)
-
-
-def wanted_ids(work: pa.Table) -> Wanted:
-    """Every question's id → fingerprint; None: its video cannot be looked at now.
-
-    Raises:
-        ConfigError: two questions have one id, as the name of a file may make them; one of them would get no answer.
-    """
-    wanted: dict[str, str | None] = {}
-    for row in work.to_pylist():
-        for question in row["questions"]:
-            if question["id"] in wanted:
-                raise ConfigError(
-                    f"{row['uri']}: {question['question']!r} has the id of another question; rename the file"
-                )
-            wanted[question["id"]] = question["fingerprint"] or None
-    return wanted
-
-
-def generation_of(model: Model, windows: Windows = "off") -> str:
-    """A name for what one model answers in one way: another model, calibration or plan has another."""
-    look = () if windows == "off" else (windows,)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", model.id)[:40].strip("-") or "model"
-    return f"{name}-{instance_id(model.digest, *model.plan, *look)[:8]}"
-
-
-def without(work: pa.Table, done: set[str]) -> pa.Table:
-    """The work that is left; media with nothing left to ask fall out."""
-    rows = [
-        row | {"questions": left}
-        for row in work.to_pylist()
-        if (left := [question for question in row["questions"] if question["id"] not in done])
-    ]
-    return pa.Table.from_pylist(rows, schema=WORK)
-
-
 def answer(
-    work: pa.Table,
+    work: pa.Table | Chunks,
     model: Model,
     results: Results,
-    replacing: set[str],
+    replacing: AbstractSet[str],
     decode: DecodeOptions,
     predict: PredictOptions,
     progress: Progress,
@@ -165,6 +101,7 @@ def answer(
     knows.
 
     Args:
+        work: rows of ``work.WORK``, or the files that hold them.
         replacing: see ``Results.done``.
         windows: ``auto``: films are walked window by window, which ``FilmReaders`` read for the predictor's actor.
     """

@@ -1,21 +1,15 @@
-"""What is asked of which video: questions from the command, a file and manifests, paired with their videos."""
+"""What is asked: questions from the command and from a file; ``plan`` pairs them with their videos."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.archive.predict import Question
 from pipelines.core import storage
+from pipelines.core.listing import is_utf8
 from pipelines.core.rows import is_rows, read_rows
-from pipelines.media.manifest import Line, check_columns, is_utf8
+from pipelines.media.manifest import Line, check_columns
 from spacevllm.config import ConfigError
-from spacevllm.data.instance import instance_id
-
-Pairs = Iterator[tuple[Mapping[str, Any], list[Question]]]
 
 
 def read_questions(question: str | Sequence[str], file: str | None) -> list[tuple[str, str]]:
@@ -41,32 +35,6 @@ def read_questions(question: str | Sequence[str], file: str | None) -> list[tupl
     return found
 
 
-def pair_questions(manifest: pa.Table, questions: Sequence[tuple[str, str]]) -> Pairs:
-    """Each manifest row with its questions; a video without any is left out.
-
-    Args:
-        questions: (video, question); an empty video means every video.
-
-    Raises:
-        ConfigError: a question names a video that is not there, or more than one.
-    """
-    rows = manifest.to_pylist()
-    by_name = defaultdict(list)
-    for row in rows:
-        by_name[storage.name(row["uri"])].append(row)
-    everywhere = [text for video, text in questions if not video]
-    own: dict[str, list[str]] = {row["id"]: row["questions"] for row in rows}
-    for video, text in questions:
-        if video:
-            own[_find_video(by_name[storage.name(video)], video)["id"]].append(text)
-    for row in rows:
-        texts = dict.fromkeys([*everywhere, *own[row["id"]]])  # each once, in order
-        if any(texts):
-            texts.pop("", None)  # of a broken row that brought no question
-        if texts:
-            yield row, [Question(instance_id(row["id"], text), "stvg", text) for text in texts]
-
-
 def _read_file(uri: str) -> list[tuple[str, str]]:
     if not is_rows(uri):
         try:
@@ -90,12 +58,3 @@ def _read_row(uri: str, number: int, row: Any) -> tuple[str, str]:
     if line.begin_s is not None or line.end_s is not None:
         raise ConfigError(f"{uri}, row {number}: only a manifest (--videos FILE) says which part of a video to look at")
     return line.video, line.question
-
-
-def _find_video(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The row whose uri is ``name`` or ends with it, of those that share its last part."""
-    found = [row for row in rows if row["uri"] == storage.absolute(name)]
-    found = found or [row for row in rows if row["uri"].endswith("/" + name.removeprefix("./"))]
-    if len(found) != 1:
-        raise ConfigError(f"a question names the video {name!r}: {len(found) or 'none'} of the videos are called so")
-    return found[0]

@@ -14,9 +14,9 @@ from spacevllm.config import ConfigError
 FOLDER = "tubes"
 
 
-def results_of(out: str, generation: str) -> Results:
+def results_of(out: str, generation: str, shard: str = "") -> Results:
     """The answers of one model, in OUT/tubes; a good answer stays until a good one takes its place."""
-    return Results(storage.join(out, FOLDER), generation, keep_good=True)
+    return Results(storage.join(out, FOLDER), generation, keep_good=True, shard=shard)
 
 
 def visible(out: str, generation: str = "") -> Results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Commits:
         replacing: ids whose rows take the place of others, see ``Results.done``.
     """
 
-    def __init__(self, results: Results, replacing: set[str]) -> None:
+    def __init__(self, results: Results, replacing: AbstractSet[str]) -> None:
         self.results, self.replacing = results, replacing
         self._log = Log(results.folder)
         self._seen = {file.path for file in self._log.files()}
@@ -104,14 +105,14 @@ class Commits:
     def _note_others(self) -> None:
         """What others have committed in this generation since the last look."""
         for file in self._log.files(self.results.generation, self.results.waiting):
-            if file.path not in self._seen:
+            if file.path not in self._seen and not self.results.is_of_others(file):
                 ids = self.results.read(file, ["id"])["id"].to_pylist()
                 self._taken |= {(file.generation, name) for name in ids}
                 self._seen.add(file.path)
 
 
 @contextmanager
-def committing(results: Results, replacing: set[str]) -> Iterator[Commits]:
+def committing(results: Results, replacing: AbstractSet[str]) -> Iterator[Commits]:
     """What landed is committed at the end, after an error, too."""
     commits = Commits(results, replacing)
     try:

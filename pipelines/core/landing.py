@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ def writing(worker: type, results: Results) -> type:
         def _written(self, made: pa.Table) -> pa.Table:
             """A worker with ``leave`` leaves where it cannot write, and others have its block; ``wrote``: it could."""
             try:
-                report = _report(made, file=patiently(lambda: results.write(made)))
+                report = _report(made, file=patiently(lambda: results.write(made, shard=results.shard)))
             except OutputError as error:
                 if error.passes and hasattr(self, "leave"):
                     self.leave(MachineFault(str(error)))
@@ -58,7 +59,7 @@ def writing(worker: type, results: Results) -> type:
     return Writing
 
 
-def landed(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
+def landed(rows: Any, results: Results, replacing: AbstractSet[str]) -> Iterator[tuple[int, int]]:
     """(rows, failed rows) of each block of a Ray data set, which is committed meanwhile; ``rows`` come from ``writing``
     actors.
 
@@ -94,7 +95,7 @@ def patiently(write: Callable[[], File]) -> File:
     return write()
 
 
-def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[int, int]]:
+def written(rows: Any, results: Results, replacing: AbstractSet[str]) -> Iterator[tuple[int, int]]:
     """``landed`` for a data set whose last stage is tasks, not actors: the writing joins them."""
 
     def write(table: pa.Table) -> pa.Table:
@@ -105,7 +106,7 @@ def written(rows: Any, results: Results, replacing: set[str]) -> Iterator[tuple[
 
 def _write(table: pa.Table, results: Results) -> pa.Table:
     try:
-        return _report(table, file=patiently(lambda: results.write(table)))
+        return _report(table, file=patiently(lambda: results.write(table, shard=results.shard)))
     except OutputError as error:
         return _report(table, error)
 

@@ -5,6 +5,7 @@ It spares users from paying twice. That no row is doubled does not depend on it:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,29 @@ class StorageBusy(RuntimeError):
 
 
 @contextmanager
-def exclusive(folder: str | Path) -> Iterator[None]:
+def exclusive(folder: str | Path, shard: str = "") -> Iterator[None]:
     """Holds ``folder`` for this process; a process that died holds nothing, at once or after ``EXPIRE_S``.
 
     Local: a kernel lock on ``.lock`` (released with its process, however it ends). Object stores: a ``.lock`` object
     that only one can create, and that its holder renews; one that is silent has died, on whatever machine it was.
+
+    Args:
+        shard: hold only this part of the work: beside other parts, not beside who holds the whole folder.
 
     Raises:
         StorageBusy: another live job holds it; the message names process and machine.
     """
     uri = storage.join(storage.make_folder(folder), LOCK)
     holder = {"pid": os.getpid(), "host": socket.gethostname()}
-    with _locked_file(uri, holder) if storage.is_local(uri) else _lease(uri, holder):
+    with ExitStack() as stack:
+        if storage.is_local(uri):
+            stack.enter_context(_locked_file(uri, holder, shared=bool(shard)))
+            if shard:
+                stack.enter_context(_locked_file(f"{uri}-{shard}", holder))
+        else:  # first one's own, then a look at the others': of two that come together one sees the other
+            stack.enter_context(_lease(f"{uri}-{shard}" if shard else uri, holder))
+            for other in [uri] if shard else storage.begin_with(f"{uri}-"):
+                _wait_for_silence(other)
         yield
 
 
@@ -53,10 +65,10 @@ def waiting_lock(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_file(path: str, holder: Mapping[str, Any]) -> Iterator[None]:
+def _locked_file(path: str, holder: Mapping[str, Any], shared: bool = False) -> Iterator[None]:
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise _busy(path, json.loads(file.read() or "{}")) from None
@@ -109,15 +121,19 @@ def _renew(uri: str, lease: dict[str, Any], ended: threading.Event) -> None:
 
 def _holder(uri: str) -> dict[str, Any]:
     """``{}``: nobody."""
-    try:
-        found: dict[str, Any] = storage.read_json(uri)
-    except FileNotFoundError:
-        return {}
-    return found
+    while True:
+        try:
+            found: dict[str, Any] = storage.read_json(uri)
+            return found
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # else it was renewed while it was read
+                raise
 
 
 def _busy(uri: str, holder: Mapping[str, Any]) -> StorageBusy:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
     return StorageBusy(
-        f"{uri.removesuffix('/' + LOCK)} is being written by {who}: wait for it, or choose another --out"
+        f"{uri.rpartition('/' + LOCK)[0]} is being written by {who}: wait for it, or choose another --out"
     )

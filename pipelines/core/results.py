@@ -15,6 +15,7 @@ A row that takes another's place (its video has changed, or it had failed) waits
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ WAITING = ".waiting"  # behind a generation's name
 SETTLED_BYTES = 256 << 20  # waiting rows that are held at once
 
 Wanted = Mapping[str, str | None]  # id → fingerprint; None: it cannot be told now, so whatever is there stands
+Lookup = Callable[[pa.ChunkedArray], Wanted]  # the same of so many ids alone, where all are too many for Python
 Again = Callable[[str], bool]  # of a failed row's ``error``: whether to try once more
 
 
@@ -58,20 +60,30 @@ class Results:
     Args:
         keep_good: a failed row never takes the place of a good one. It waits on, as the newest that is known, while
             readers see the good one.
+        shard: name of the part of the work that this driver does, such as ``1-of-4``.
     """
 
-    def __init__(self, folder: str, generation: str = ONLY, keep_good: bool = False) -> None:
+    def __init__(self, folder: str, generation: str = ONLY, keep_good: bool = False, shard: str = "") -> None:
         self.folder, self.generation, self.waiting = storage.absolute(folder), generation, generation + WAITING
-        self.keep_good = keep_good
+        self.keep_good, self.shard = keep_good, shard
 
-    def write(self, table: pa.Table, generation: str = "") -> File:
-        """Writes a file that is not part of the table yet. Raises OutputError."""
-        name = f"part-{uuid.uuid4().hex}.parquet"
+    def write(self, table: pa.Table, generation: str = "", shard: str = "") -> File:
+        """Writes a file that is not part of the table yet. Raises OutputError.
+
+        Args:
+            shard: the one whose work all its rows are.
+        """
+        name = f"part-{shard}{'-' * bool(shard)}{uuid.uuid4().hex}.parquet"
         size = storage.write_table(storage.join(self.folder, name), table)
         return File(name, size, table.num_rows, generation or self.generation)
 
     def read(self, file: File, columns: list[str] | None = None) -> pa.Table:
         return storage.read_table(self.uri(file), columns)
+
+    def is_of_others(self, file: File) -> bool:
+        """Whether it holds only the work of other shards, as its name says."""
+        found = re.fullmatch(r"part-(\d+-of-(\d+))-\w+\.parquet", file.path)
+        return bool(found and self.shard and found[1] != self.shard and self.shard.endswith(f"-of-{found[2]}"))
 
     def uri(self, file: File) -> str:
         return storage.join(self.folder, file.path)
@@ -101,9 +113,7 @@ class Results:
             again: which failed rows are to be done once more.
         """
         once_more = again if callable(again) else lambda _: bool(again)
-        if not Log(self.folder).there:
-            self._adopt()
-        self.settle(wanted)
+        self.prepare(wanted)
         done, there = set(), set()
         for row in self._key_rows(Log(self.folder).files(self.generation, self.waiting)):
             if row.id in wanted:
@@ -111,6 +121,12 @@ class Results:
                 if row.stands(wanted[row.id], once_more):
                     done.add(row.id)
         return done, there - done
+
+    def prepare(self, wanted: Wanted | Lookup) -> None:
+        """What has to be done before anybody asks which rows there are."""
+        if not Log(self.folder).there:
+            self._adopt()
+        self.settle(wanted)
 
     def compact(self) -> None:
         """After a long run: a file a block would make each later look at the table slow."""
@@ -146,10 +162,10 @@ class Results:
             return pa.table({name: pa.array([], pa.string()) for name in columns or KEY})
         return pa.concat_tables(tables, promote_options="default").sort_by("id")  # older rows may lack a column
 
-    def settle(self, wanted: Wanted) -> None:
-        """Lets waiting rows take their places, each bundle of files in one commit."""
+    def settle(self, wanted: Wanted | Lookup) -> None:
+        """Lets waiting rows take their places, each bundle of files in one commit; those of other shards wait on."""
         log = Log(self.folder)
-        bundles = list(_bundles(log.files(self.waiting)))
+        bundles = list(_bundles([file for file in log.files(self.waiting) if not self.is_of_others(file)]))
         for files in bundles:
             while not self._settled(log, files, wanted):
                 log.look()  # somebody else has committed: the places may have changed
@@ -158,27 +174,32 @@ class Results:
         if bundles:
             log.sweep()
 
-    def _settled(self, log: Log, files: list[File], wanted: Wanted) -> bool:
+    def _settled(self, log: Log, files: list[File], asked: Wanted | Lookup) -> bool:
         if not files:
             return True
         in_order = sorted(files, key=lambda file: file.added)
         waiting = pa.concat_tables([self.read(file) for file in in_order], promote_options="default")
+        wanted = asked(waiting["id"]) if callable(asked) else asked
         rows = list(key_rows(waiting))
         newest = _newest(rows, wanted)
-        held = {row.id: row for row in self._key_rows(log.files(self.generation)) if row.id in newest}
+        held = {row.id: row for row in self._key_rows(log.files(self.generation), waiting["id"])}
         places = [
             self._place(row, held.get(row.id), wanted) if newest[row.id] == number else None
             for number, row in enumerate(rows)
         ]
+        if self.shard:
+            places = [p if row.id in wanted else WAITING for p, row in zip(places, rows, strict=True)]
         if all(place == WAITING for place in places):
             return True
         moved, kept = (waiting.filter(pa.array([place == p for place in places], pa.bool_())) for p in ("", WAITING))
         gone, come = list(files), [self.write(t, g) for t, g in ((moved, ""), (kept, self.waiting)) if t.num_rows]
         for file in log.files(self.generation):
-            table = self.read(file)
-            rest = table.filter(pc.invert(pc.is_in(table["id"], moved["id"].combine_chunks())))
-            if rest.num_rows < table.num_rows:
+            if self.is_of_others(file):
+                continue
+            goes = _among(self.read(file, ["id"]), moved["id"])
+            if pc.any(goes).as_py():
                 gone.append(file)
+                rest = self.read(file).filter(pc.invert(goes))
                 come += [self.write(rest)] if rest.num_rows else []
         try:
             log.commit(come, gone)
@@ -193,9 +214,16 @@ class Results:
             return ""
         return None if held.fingerprint == wanted.get(row.id) else WAITING
 
-    def _key_rows(self, files: list[File]) -> Iterator[Row]:
+    def _key_rows(self, files: list[File], ids: pa.ChunkedArray | None = None) -> Iterator[Row]:
+        """Args: ids: only their rows."""
         for file in files:
-            yield from key_rows(self.read(file, KEY))
+            table = self.read(file, KEY)
+            yield from key_rows(table if ids is None else table.filter(_among(table, ids)))
+
+
+def _among(table: pa.Table, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of its rows have one of ``ids``; (N,) bool."""
+    return pc.is_in(table["id"], ids.combine_chunks())
 
 
 def _newest(rows: list[Row], wanted: Wanted) -> dict[str, int]:

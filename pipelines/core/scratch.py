@@ -31,7 +31,7 @@ def local_copy(uri: str | Path) -> Iterator[str]:
     if storage.is_local(uri):
         yield storage.resolve(uri)[1]
         return
-    with _folder() as folder:
+    with held_folder() as folder:
         yield _fetch(uri, folder)
 
 
@@ -66,7 +66,8 @@ def sweep() -> list[str]:
 
 
 @contextmanager
-def _folder() -> Iterator[str]:
+def held_folder() -> Iterator[str]:
+    """A temporary folder that ``sweep`` removes once this process has gone."""
     made = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     with made as folder, open(os.path.join(folder, HELD), "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # goes with its process, however that ends
@@ -130,8 +131,11 @@ def _swept(folder: str) -> bool:
 def _remove(folder: str) -> None:
     """What is held is not there any more; its lock goes last, as who comes looks for that."""
     with suppress(OSError):  # somebody has come
-        for name in sorted(os.listdir(folder), key=HELD.__eq__):
-            os.remove(os.path.join(folder, name))
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name == HELD):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.remove(entry.path)
         os.rmdir(folder)
 
 

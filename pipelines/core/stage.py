@@ -14,21 +14,31 @@ Summary = dict[str, Any]
 
 
 @contextmanager
-def open_stage(name: str, config: Config, out: str, tracking: TrackingConfig) -> Iterator[Run]:
-    """Writes ``config.yaml`` and yields the stage's run. Hold ``locks.exclusive(out)`` around it."""
+def open_stage(name: str, config: Config, out: str, tracking: TrackingConfig, shard: str = "") -> Iterator[Run]:
+    """Writes ``config.yaml`` and yields the stage's run. Hold ``locks.exclusive(out, shard)`` around it.
+
+    Args:
+        shard: name of a part of the work that others do beside; files are called ``config-<shard>.yaml`` and so on.
+    """
     with tracked_run(tracking, name, out, config.model_dump(mode="json")) as run:
-        uri = storage.join(out, "config.yaml")
+        uri = storage.join(out, named("config.yaml", shard))
         storage.write_text(uri, dump_config(config))
         run.log_artifact(uri)
         yield run
 
 
-def write_summary(run: Run, out: str, summary: Mapping[str, Any]) -> Summary:
+def named(file: str, shard: str) -> str:
+    """``summary.json`` → ``summary-1-of-4.json``"""
+    stem, _, ending = file.partition(".")
+    return f"{stem}-{shard}.{ending}" if shard else file
+
+
+def write_summary(run: Run, out: str, summary: Mapping[str, Any], shard: str = "") -> Summary:
     """``summary.json`` beside the output, its numbers as the run's last metrics; returns it.
 
     ``tracking_dropped``: records that MLflow did not take, if any.
     """
-    uri = storage.join(out, "summary.json")
+    uri = storage.join(out, named("summary.json", shard))
     if dropped := run.settle():
         summary = {**summary, "tracking_dropped": dropped}
     storage.write_json(uri, summary)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -164,19 +164,36 @@ def find(uri: str | Path) -> dict[str, str]:
     root = path.rstrip("/")
     if is_glob(uri):
         infos = fs.glob(path, detail=True).values()
-        root = re.split(r"[*?[]", path)[0].rpartition("/")[0]  # what was named may be hidden
+        root = glob_root(path)
     elif fs.isdir(path):
         infos = fs.find(path, detail=True).values()
     else:
         infos = [fs.info(path)] if fs.exists(path) else []
-    files = {
-        _spell(fs, info["name"]): _version(info)
-        for info in map(partial(_followed, fs), infos)
-        if info["type"] == "file"
-        and not info["name"].endswith("/")
-        and not any(p.startswith(".") for p in info["name"].removeprefix(root).split("/"))
-    }
+    files = {uri: version for uri, version, _ in found(fs, root, infos)}
     return dict(sorted(files.items()))
+
+
+def glob_root(path: str) -> str:
+    """What stands before the first mark: what was named may be hidden."""
+    return re.split(r"[*?[]", path)[0].rpartition("/")[0]
+
+
+def found(
+    fs: fsspec.AbstractFileSystem, root: str, infos: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, str, int | None]]:
+    """Of what a store lists below ``root``, the visible files: absolute uri, version, bytes."""
+    for info in map(partial(_followed, fs), infos):
+        hidden = any(part.startswith(".") for part in info["name"].removeprefix(root).split("/"))
+        if info["type"] == "file" and not hidden and not info["name"].endswith("/"):
+            yield _spell(fs, info["name"]), _version(info), info.get("size")
+
+
+def begin_with(uri: str | Path) -> list[str]:
+    """Files and folders, hidden ones too, that lie where ``uri`` does and whose names begin with its name."""
+    fs, path = resolve(uri)
+    folder, _, begin = path.rpartition("/")
+    there = fs.ls(folder, detail=False) if fs.isdir(folder) else []
+    return [_spell(fs, path) for path in there if name(path).startswith(begin)]
 
 
 def version(uri: str | Path) -> str:

@@ -15,18 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.archive.answers import row_to_answer
-from pipelines.archive.predict import (
-    LoadPredictor,
-    PredictOptions,
-    Question,
-    answer,
-    describe,
-    generation_of,
-    load_predictor,
-    make_work,
-    wanted_ids,
-    without,
-)
+from pipelines.archive.predict import LoadPredictor, PredictOptions, answer, describe, load_predictor
+from pipelines.archive.work import Question, generation_of, make_work, wanted_ids, without
 from pipelines.core import locks, storage
 from pipelines.core.cluster import ray_session
 from pipelines.core.failures import Retry, again

@@ -28,6 +28,7 @@ from pipelines.core.stage import Summary, open_stage, write_summary
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.manifest import data_set_clips, list_videos
 from pipelines.media.reading import Plan, ReadOptions
+from pipelines.media.stream import Chunks, blocks_of
 from spacevllm.config import Config
 from spacevllm.frame_size import FrameSize
 from spacevllm.span import Span
@@ -106,7 +107,7 @@ def run(config: DecodeConfig) -> Summary:
         ConfigError: no videos. StorageBusy: another job writes to the same output.
     """
     plan = Plan(config.num_frames, config.size)
-    manifest = _manifest(config)
+    manifest = _manifest(config).drop_columns(["size"])
     work = manifest.append_column("fingerprint", _fingerprints(manifest, plan))
     results = Results(storage.join(config.out, "frames"))
     with locks.exclusive(config.out):
@@ -236,7 +237,7 @@ def _row_to_info(row: Mapping[str, Any]) -> VideoInfo:
 
 
 def decoded(
-    work: pa.Table,
+    work: pa.Table | Chunks,
     plan: Plan,
     options: DecodeOptions,
     reserved_cpus: float = 0,
@@ -245,20 +246,16 @@ def decoded(
 ) -> Any:
     """A Ray data set of ``work``'s rows with the columns of ``FRAMES``; decoders run ahead, bounded by Ray's budget.
 
-    The blocks are cut here: work comes from the driver, which knows what is missing, so there is no file to split.
-
     Args:
         reserved_cpus: what the stages behind need: decoders that took all CPUs would wait for them for ever.
         worker: ``Decoder``, or what it was made into. most_s: see there.
     """
     import ray
 
-    cuts = range(0, work.num_rows, options.block_rows)
-    blocks = [work.slice(start, options.block_rows).combine_chunks() for start in cuts]
+    reserved_cpus += 1 if isinstance(work, Chunks) else 0  # who reads and cuts it
     room = int(ray.cluster_resources().get("CPU", 0) - reserved_cpus)
-    actors = max(1, min(options.num_actors, len(blocks), room))
-    rows = ray.data.from_blocks(blocks)  # from_arrow would look at each block in a task, and start workers for it
-    return rows.map_batches(
+    actors = max(1, min(options.num_actors, math.ceil(work.num_rows / options.block_rows), room))
+    return blocks_of(work, options.block_rows).map_batches(
         worker,
         fn_constructor_args=(plan, options, most_s),
         batch_format="pyarrow",

@@ -11,6 +11,7 @@ A manifest file (Parquet, CSV, JSON lines, JSON) has a row a question::
     s3://bucket/film.mp4,who opens the door?,600,900
 
 ``video`` is needed: relative to the manifest's folder, or a path or URL. ``begin_s``, ``end_s``: look only there.
+``listed_version``, ``listed_size``: what ``spacevllm list`` has found; such a video is not looked up again.
 Where ``allow`` is given, what a row names outside of it is not looked at: its row says ``not_allowed``.
 """
 
@@ -18,43 +19,35 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipelines.core import looks, storage
+from pipelines.core.listing import FOUND, found_table, list_files
 from pipelines.core.rows import Row, is_rows, read_rows
+from pipelines.media.entries import (
+    ENTRIES,
+    LISTED_SIZE,
+    LISTED_VERSION,
+    SCHEMA,
+    Entry,
+    entries_table,
+    manifest_rows,
+    plain_rows,
+)
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import PART_COLUMNS, Part, instance_id, shown_part
 
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "uri", "media", "version")),
-        ("begin_s", pa.float64()),  # the part to look at; null: from the start, to the end
-        ("end_s", pa.float64()),
-        ("questions", pa.list_(pa.string())),  # that the manifest file asks of it
-        ("error", pa.string()),  # "", or why the row of the manifest file is of no use
-    ]
-)
 VIDEO_EXTENSIONS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
     *(".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
 )
-
-
-class Entry(NamedTuple):
-    """One row to be. begin_s, end_s: None where the video's own borders hold."""
-
-    uri: str
-    begin_s: float | None = None
-    end_s: float | None = None
-    question: str = ""
-    error: str = ""
 
 
 class Line(BaseModel):
@@ -97,15 +90,13 @@ def list_videos(videos: str | Sequence[str], allow: Sequence[str] = ()) -> pa.Ta
     Raises:
         ConfigError: a local path is missing, there is no video in it, or a manifest names none.
     """
-    found: dict[str, str | None] = {}
-    entries: list[Entry] = []
+    found, named = [FOUND.empty_table()], [ENTRIES.empty_table()]
     for uri in [videos] if isinstance(videos, str) else videos:
         if is_rows(uri):
-            entries += _read_manifest(uri, allow)
+            named.append(read_manifest(uri, allow))
         else:
-            found |= _expand(uri)
-    named = {entry.uri for entry in entries if not entry.error} - set(found)
-    return _rows([*map(_found, found), *entries], found | looks.versions(named, some=not found))
+            found.append(_expand(uri))
+    return manifest_rows(pa.concat_tables(found), pa.concat_tables(named))
 
 
 def data_set_media(folder: str, splits: Sequence[str] = ()) -> pa.Table:
@@ -158,14 +149,15 @@ def read_records(folder: str, split: str = "", columns: list[str] | None = None)
         raise ConfigError(f"{folder} is no data set: there are no Uni-STG shards in {shards}") from None
 
 
-def _expand(uri: str) -> Mapping[str, str | None]:
+def _expand(uri: str) -> pa.Table:
+    """Rows of ``FOUND``."""
     if not storage.is_local(uri) and not storage.is_listable(uri):
-        return looks.versions([uri])
-    named = not storage.is_glob(uri) and not storage.is_folder(uri)
-    files = storage.find(uri)
-    videos = files if named else {u: v for u, v in files.items() if u.lower().endswith(VIDEO_EXTENSIONS)}
-    if not videos:
-        why = "no such file" if named else f"no file there ends in {' '.join(VIDEO_EXTENSIONS)}"
+        return found_table((uri, version, None) for uri, version in looks.versions([uri]).items())
+    if storage.is_glob(uri) or storage.is_folder(uri):
+        videos, why = list_files(uri, VIDEO_EXTENSIONS), f"no file there ends in {' '.join(VIDEO_EXTENSIONS)}"
+    else:
+        videos, why = found_table((uri, v, None) for uri, v in storage.find(uri).items()), "no such file"
+    if not videos.num_rows:
         raise ConfigError(f"no videos at {uri}: {why}")
     return videos
 
@@ -186,28 +178,43 @@ def _columns(rows: Iterable[Row | str]) -> list[str]:
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
-def _read_manifest(uri: str, allow: Sequence[str]) -> Iterator[Entry]:
+def read_manifest(uri: str, allow: Sequence[str]) -> pa.Table:
+    """Rows of ``ENTRIES``, in their order; of a Parquet file only those that need it are looked at one by one."""
+    if not allow and (columns := plain_rows(uri)) is not None and columns.plain.any():
+        check_columns(uri, [dict.fromkeys(columns.table.column_names)])
+        return columns.joined(
+            entries_table([_entry(uri, number + 1, row, columns.asks, allow) for number, row in columns.rest])
+        )
     rows = read_rows(uri)
     if not any(isinstance(row, dict) and row.get("video") for row in rows):
         found = ", ".join(_columns(rows)) or "none"
         raise ConfigError(f"{uri} is no manifest: it has no row with a video (columns: {found}; read: {READ})")
     check_columns(uri, rows)
-    folder = storage.parent(uri)
     asks = any(isinstance(row, dict) and "question" in row for row in rows)
-    for number, row in enumerate(rows, start=1):
-        try:
-            line = Line.read(row)
-            if not line.video:
-                raise ValueError("it names no video")
-            if asks and not line.question:
-                raise ValueError("it asks no question")
-            place = _place(storage.join(folder, line.video), allow)
-        except (ValueError, ImportError, OSError) as error:  # the last two: of a store, not installed or not reached
-            reason = "not_allowed" if isinstance(error, _NotAllowed) else "manifest"
-            told = f"{reason}: {storage.name(uri)} row {number}: {error}"
-            yield _broken(f"{storage.absolute(uri)}#{number}", row, told)
-        else:
-            yield Entry(place, line.begin_s, line.end_s, line.question)
+    return entries_table([_entry(uri, number, row, asks, allow) for number, row in enumerate(rows, start=1)])
+
+
+def _entry(uri: str, number: int, row: Row | str, asks: bool, allow: Sequence[str]) -> Entry:
+    """Of one row of the manifest ``uri``."""
+    try:
+        line = Line.read(row)
+        if not line.video:
+            raise ValueError("it names no video")
+        if asks and not line.question:
+            raise ValueError("it asks no question")
+        place = _place(storage.join(storage.parent(uri), line.video), allow)
+    except (ValueError, ImportError, OSError) as error:  # the last two: of a store, not installed or not reached
+        reason = "not_allowed" if isinstance(error, _NotAllowed) else "manifest"
+        told = f"{reason}: {storage.name(uri)} row {number}: {error}"
+        return _broken(f"{storage.absolute(uri)}#{number}", row, told)
+    return Entry(place, line.begin_s or None, line.end_s, line.question, "", *_listed(row))
+
+
+def _listed(row: Row | str) -> tuple[str | None, int | None]:
+    """Version and size that a listing has left in a row; other columns of these names are the user's."""
+    version, size = (row.get(name) if isinstance(row, dict) else None for name in (LISTED_VERSION, LISTED_SIZE))
+    known = version if isinstance(version, str) and version else None
+    return known, int(str(size)) if known and str(size).isdigit() else None
 
 
 class _NotAllowed(ValueError):
@@ -234,41 +241,10 @@ def is_below(uri: str, folder: str) -> bool:
     return as_written and path.resolve().is_relative_to(root.resolve())
 
 
-def _found(uri: str) -> Entry:
-    if is_utf8(uri):
-        return Entry(uri)
-    spelled = os.fsencode(uri).decode(errors="backslashreplace")  # what a table can hold
-    return Entry(spelled, error="name: it is not UTF-8; rename the file")
-
-
-def is_utf8(text: str) -> bool:
-    """Whether it can be written: Python keeps other bytes of names and arguments as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _broken(place: str, row: Row | str, error: str) -> Entry:
     """``place``, the row itself, stands for its video: two broken rows stay two."""
     question = str(row.get("question") or "") if isinstance(row, dict) else ""
     return Entry(place, question=question, error=error)
-
-
-def _rows(entries: Iterable[Entry], versions: dict[str, str | None]) -> pa.Table:
-    """Entries about the same part of a video are one row."""
-    rows: dict[tuple[str, float, float], dict[str, Any]] = {}
-    for uri, begin_s, end_s, question, error in entries:
-        begin_s = begin_s or None  # from second 0 is from the start
-        part = () if begin_s is None and end_s is None else (begin_s or 0.0, end_s)
-        version = versions.get(uri, error)  # of a broken row: what is wrong with it
-        row: dict[str, Any] = {"uri": uri, "media": uri, "version": version, "begin_s": begin_s, "end_s": end_s}
-        key = (uri, begin_s or 0.0, end_s or float("inf"))
-        row = rows.setdefault(key, {"id": instance_id(uri, *part), "questions": [], "error": error} | row)
-        if question or error:
-            row["questions"] = list(dict.fromkeys([*row["questions"], question]))
-    return _table([rows[key] for key in sorted(rows)])
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

@@ -161,3 +161,11 @@ def test_ground_measures_all_its_comparisons(tmp_path, model):
     assert result["ground"]["all_over_predict"] > 0 and result["ground"]["steady_over_predict_beside_decode"] > 0
     assert [row["n"] for row in result["questions"]] == [1] and result["questions"][0]["all_over_first"] == 1
     assert [row["videos"] for row in result["memory"]] == [2] and result["memory"][0]["peak_mb"] > 100
+
+
+def test_archive_plans_everything_and_then_nothing(tmp_path):
+    options = ["--rows", "60000", "--questions", "3", "--file-rows", "20000", "--out", str(tmp_path)]
+    [archive] = run("-m", "benchmarks.archive", *options)["archives"]
+    start, idle = archive["start"], archive["idle"]
+    assert start["videos"] == idle["videos"] == 20_000 and start["peak_rss_mb"] > archive["imports"]["peak_rss_mb"]
+    assert (idle["in"], idle["ok"], idle["new"], idle["files"]) == (60_000, 60_000, 0, archive["fill"]["files"])

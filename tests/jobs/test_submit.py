@@ -115,6 +115,7 @@ def test_what_travels_is_what_the_job_is_sent(monkeypatch):
     kept = ["--annotations", "pyproject.toml", "--predictions", "docs/cluster.md"]
     assert sent("score", *kept) == kept
     assert sent("score", "--per-query", "README.md") == ["--per-query", f"{PROJECT}/README.md"]  # it is written there
+    assert sent("list", "--out", "README.md") == ["--out", f"{PROJECT}/README.md"]
     assert sent("score", "--annotations", ".git") == ["--annotations", f"{PROJECT}/.git"]  # left out of what is sent
     assert sent("report", "--tubes", "docs") == ["--tubes", f"{PROJECT}/docs"]
 

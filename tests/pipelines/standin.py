@@ -131,7 +131,7 @@ def load_broken(path, device):
 class Unconnected(Results):
     """The first process that writes never can, as a machine without its network; then others do."""
 
-    def write(self, table, generation=""):
+    def write(self, table, generation="", shard=""):
         first = Path(self.folder).with_name("first process")
         if not first.exists():
             first.write_text(str(os.getpid()))
@@ -139,4 +139,4 @@ class Unconnected(Results):
             raised = OutputError("cannot write: no route to host")
             raised.passes = True
             raise raised
-        return super().write(table, generation)
+        return super().write(table, generation, shard)

@@ -20,11 +20,13 @@ from ray.data import DataContext
 
 from pipelines.archive.answers import ANSWERS, row_to_answer
 from pipelines.archive.ground import GroundConfig, run
-from pipelines.archive.predict import Answerer, describe, load_predictor, make_work
-from pipelines.archive.questions import pair_questions, read_questions
-from pipelines.archive.tubes import visible
+from pipelines.archive.plan import open_plan
+from pipelines.archive.predict import Answerer, describe, load_predictor
+from pipelines.archive.questions import read_questions
+from pipelines.archive.tubes import results_of, visible
 from pipelines.core import locks
 from pipelines.core.cluster import STALL_S, STALL_VARIABLE, ray_session
+from pipelines.core.failures import again
 from pipelines.core.tracking import TrackingConfig
 from pipelines.media.decode import DecodeOptions, Decoder
 from pipelines.media.manifest import list_videos
@@ -203,8 +205,12 @@ def test_an_image_among_the_videos_costs_its_own_row(tmp_path, tiny_model):
     """The two actors alone, with a real model."""
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     model = describe(str(tiny_model), load_predictor)
-    work = make_work(pair_questions(list_videos(str(tmp_path / "a.png")), [("", "a dog")]), model)
-    decoded = Decoder(model.plan, DecodeOptions())(work)
+    with open_plan() as plan:
+        plan.ask(list_videos(str(tmp_path / "a.png")), [("", "a dog")])
+        plan.mark(model, "auto")
+        plan.find_missing(results_of(str(tmp_path), "g"), again("none"))
+        [work] = plan.work()
+        decoded = Decoder(model.plan, DecodeOptions())(work)
     [row] = Answerer(model, "cpu", load_predictor)(decoded).to_pylist()
     assert row["error"] == f"still_image: {tmp_path}/a.png: an image has no time; ground needs videos"
 

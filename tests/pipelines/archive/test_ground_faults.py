@@ -17,9 +17,9 @@ import ray.cloudpickle
 import standin
 
 from pipelines.archive.ground import GroundConfig, run
-from pipelines.archive.predict import answer, describe, make_work
-from pipelines.archive.questions import pair_questions
+from pipelines.archive.predict import answer, describe
 from pipelines.archive.tubes import visible
+from pipelines.archive.work import Question, make_work
 from pipelines.core import storage
 from pipelines.core.delta import Log
 from pipelines.core.failures import MachineFault
@@ -168,7 +168,8 @@ def test_a_device_that_breaks_costs_no_row(clips, tmp_path, ray_cluster):
 
 def test_a_worker_that_cannot_write_leaves_its_block_to_others(clips, tmp_path, ray_cluster):
     job, model = config(clips, tmp_path), describe("m", standin.load)
-    work = make_work(pair_questions(list_videos(str(clips)), [("", "a dog")]), model)
+    videos = list_videos(str(clips)).to_pylist()
+    work = make_work([(row, [Question(row["id"], "stvg", "a dog")]) for row in videos], model)
     (tmp_path / "out").mkdir()
     results = standin.Unconnected(str(tmp_path / "out/tubes"))
     how = (job.decode, job.predict, Progress("ground", 8, "answers", None), standin.load)

@@ -47,7 +47,7 @@ def test_a_prefix_a_glob_and_a_manifest_in_s3(s3, archive):
     assert list_videos("s3://bucket/videos/clip*.mp4").num_rows == 4
     storage.write_text("s3://bucket/videos/m.csv", "video,question\nclip0.mp4,a dog\ns3://bucket/gone.mp4,a dog\n")
     found = {row["uri"]: row for row in list_videos("s3://bucket/videos/m.csv").to_pylist()}
-    assert found["s3://bucket/videos/clip0.mp4"] | {"questions": []} == rows[0]
+    assert found["s3://bucket/videos/clip0.mp4"] | {"questions": [], "size": rows[0]["size"]} == rows[0]
     assert found["s3://bucket/gone.mp4"]["version"] == ""
 
 

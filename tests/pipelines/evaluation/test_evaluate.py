@@ -10,7 +10,8 @@ import pytest
 import ray.cloudpickle
 import standin
 
-from pipelines.archive.predict import describe, make_work, wanted_ids
+from pipelines.archive.predict import describe
+from pipelines.archive.work import make_work, wanted_ids
 from pipelines.core import storage
 from pipelines.core.tracking import TrackingConfig
 from pipelines.dataset import build_unistg

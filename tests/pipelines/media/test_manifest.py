@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import groupby
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.archive.questions import pair_questions, read_questions
-from pipelines.media.manifest import SCHEMA, list_videos, media_rows
+from jobs.cli import main
+from pipelines.archive.plan import open_plan
+from pipelines.archive.questions import read_questions
+from pipelines.media.entries import SCHEMA, plain_rows
+from pipelines.media.manifest import list_videos, media_rows, read_manifest
 from spacevllm.config import ConfigError
 from spacevllm.data.instance import instance_id
 
@@ -37,8 +42,14 @@ def listed(path):
     return table.to_pylist()
 
 
-def pairs(path, *questions):
-    return [(row, [q.question for q in asked]) for row, asked in pair_questions(list_videos(str(path)), questions)]
+def pairs(manifest, *questions):
+    """(uri, its questions) of every media that is asked something."""
+    with open_plan() as plan:
+        plan.ask(manifest if isinstance(manifest, pa.Table) else list_videos(str(manifest)), questions)
+        rows = plan.database.execute(
+            "SELECT uri, text FROM asked JOIN media USING (m) JOIN texts USING (q) ORDER BY uri, m, n"
+        )
+        return [(uri, [text for _, text in asked]) for uri, asked in groupby(rows.fetchall(), itemgetter(0))]
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -142,8 +153,7 @@ def test_a_name_that_no_table_can_hold_costs_its_own_row(archive):
     manifest = list_videos(str(archive))
     [row] = [row for row in manifest.to_pylist() if row["error"]]
     assert row["uri"] == str(archive / "caf\\xe9.mp4") and "not UTF-8" in row["error"]
-    pairs = {row["uri"]: [q.question for q in asked] for row, asked in pair_questions(manifest, [("", "what?")])}
-    assert len(pairs) == manifest.num_rows and set(map(tuple, pairs.values())) == {("what?",)}
+    assert pairs(manifest, ("", "what?")) == [(uri, ["what?"]) for uri in manifest["uri"].to_pylist()]
     with pytest.raises(ConfigError, match="no UTF-8 text"):
         read_questions(os.fsdecode(b"caf\xe9?"), None)
 
@@ -193,3 +203,52 @@ def test_only_a_newline_ends_a_line(archive, end):
     assert row["questions"] == texts and not row["error"]
     (archive / "q.txt").write_bytes(end.join([*texts, "", ""]).encode())
     assert read_questions((), str(archive / "q.txt")) == [("", text) for text in texts]
+
+
+ROW = {"video": "clip0.mp4", "question": "a dog", "begin_s": 0.5, "end_s": 1.0}
+ODD_ROWS = [
+    *({"video": v} for v in (" clip1.mp4", "clip1.mp4\n", "./clip1.mp4", "../archive/clip1.mp4", "a//x.mp4", "a.mp4/")),
+    *({"video": v} for v in ("file:///x.mp4", "memory://x.mp4", "ftp2://x", "a::b.mp4", "~x.mp4", "nul\0.mp4", "")),
+    *({"video": v} for v in (None, "/", ".", "s3", "é/clip\u200d.mp4", "x" * 300 + ".mp4", "a?b#c.mp4", "%41.mp4")),
+    *({"question": q} for q in (None, "", "  ", " a dog ", "a\tdog", "né?", "a dog")),
+    *({"begin_s": b} for b in (None, 0.0, -1.0, float("nan"), float("inf"), 1.0, 2.0, 1e-320)),
+    *({"end_s": e} for e in (None, 0.0, -1.0, float("nan"), float("inf"), 0.5, 1e16)),
+    *({"video": f"{v}.mp4", "listed_version": v, "listed_size": 7} for v in ("etag", "", None)),
+]  # fmt: skip
+
+
+def test_a_parquet_manifest_read_by_columns_says_what_its_rows_say(archive):
+    """JSON lines are read row by row; what is wrong with a row is told in the same words."""
+    rows = [ROW, *(ROW | odd for odd in ODD_ROWS)]
+    names = [*ROW, "listed_version", "listed_size"]
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    pq.write_table(table, archive / "m.parquet")
+    (archive / "m.jsonl").write_text("".join(json.dumps({k: row.get(k) for k in names}) + "\n" for row in rows))
+    by_columns, by_rows = read_manifest(str(archive / "m.parquet"), ()), read_manifest(str(archive / "m.jsonl"), ())
+    told = [str(row).replace("m.jsonl", "m.parquet") for row in by_rows.to_pylist()]
+    assert [str(row) for row in by_columns.to_pylist()] == told
+    assert plain_rows(str(archive / "m.parquet")).plain.sum() > 10
+    listed_rows = listed(archive / "m.parquet")
+    whole = [[row for row in listed(archive / f"m.{form}") if not row["error"]] for form in ("parquet", "jsonl")]
+    assert whole[0] == whole[1] and len(whole[0]) > 10
+    assert {row["version"] for row in listed_rows if row["size"] == 7} == {"etag"}  # and was not looked up
+
+
+def test_a_listed_archive_is_not_looked_at_again(archive, capsys):
+    """Nor does it change a fingerprint whether a video was listed before or now."""
+    assert main(["list", "--videos", str(archive), "--out", str(archive / "m.parquet")]) == 0
+    assert "m.parquet (7 videos)" in capsys.readouterr().out
+    before = listed(archive)
+    assert listed(archive / "m.parquet") == before and {row["size"] for row in before} > {0, 11}
+    (archive / "clip0.mp4").write_bytes(b"another")
+    assert listed(archive / "m.parquet") == before
+    assert main(["list", "--videos", str(archive), "--out", str(archive / "m.parquet")]) == 0  # again: now it is seen
+    assert listed(archive / "m.parquet") == listed(archive) != before
+    (archive / "q.csv").write_text(
+        "video,question,begin_s\nclip1.mp4,a,\nclip1.mp4,b,\nclip2.mp4,a,1\ngone.mp4,a,\nclip2.mp4,a,-1\n"
+    )
+    assert main(["list", "--videos", str(archive / "q.csv"), "--out", str(archive / "m.parquet")]) == 0
+    assert "3 videos; 1 left out: manifest: q.csv row 5: begin_s" in capsys.readouterr().out.replace("\n", " ")
+    parts = [row for row in listed(archive / "q.csv") if not row["error"]]
+    assert listed(archive / "m.parquet") == parts
+    assert main(["list", "--videos", str(archive), "--out", str(archive / "m.csv")]) == 2
