@@ -165,14 +165,20 @@ def _id(uri: str, begin_s: float | None, end_s: float | None) -> str:
 
 def _first(rows: pa.Table, key: list[str], questions: bool = False) -> pa.Table:
     """The first row of each key, in order; questions: with all its questions."""
-    if not rows.num_rows:
-        return rows.append_column("questions", pa.nulls(0, pa.list_(pa.string()))) if questions else rows
+    if pc.count_distinct(rows["uri"]).as_py() == rows.num_rows:  # as in most archives; copies of it are large
+        return rows.append_column("questions", _one_each(rows["question"])) if questions else rows
     others = [name for name in ENTRIES.names if name not in (*key, "question")]
     as_is = pc.ScalarAggregateOptions(skip_nulls=False)
     wanted: list[Any] = [(name, "first", as_is) for name in others] + [("question", "list")] * questions
     grouped = rows.group_by(key, use_threads=False).aggregate(wanted)
     columns = {name: grouped[name] for name in key} | {name: grouped[f"{name}_first"] for name in others}
     return pa.table(columns | ({"questions": _without_nulls(_flat(grouped["question_list"]))} if questions else {}))
+
+
+def _one_each(questions: pa.ChunkedArray) -> pa.ListArray:
+    """A list of each, empty for null."""
+    offsets = np.concatenate([[0], np.cumsum(pc.is_valid(questions).to_numpy())]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), _flat(questions.drop_null()))
 
 
 def _without_nulls(lists: pa.ListArray) -> pa.ListArray:
