@@ -85,7 +85,7 @@ class Material(NamedTuple):
         return f"{self.width}x{self.height}, {self.seconds} s at {self.fps} fps, H.264, GOP 2 s"
 
 
-CLIPS, TINY, FILMS = Material(320, 240, 14), Material(160, 120, 7, 8), Material(320, 240, 300)
+CLIPS, TINY, FILMS = Material(320, 240, 14), Material(160, 120, 7, 8), Material(320, 240, 180)
 
 
 def main() -> None:

@@ -169,7 +169,7 @@ class Predictor:
         self.memories.put((key, self.model.config.has_queries(task)), clip)
         return clip
 
-    def _frames(self, video: Video, most_s: float) -> SampledFrames:
+    def _frames(self, video: Video, most_s: float = math.inf) -> SampledFrames:
         if isinstance(video, SampledFrames):
             return video
         return self._sampler.sample(video, self.num_frames, size=self.image_size, most_s=most_s)

@@ -34,6 +34,7 @@ Backend = Literal["pyav", "decord"]
 _Read = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
 
 _KEYFRAME_BYTES = 40  # an int and its place in a tuple
+_HELD_FRAMES = 8  # of a decoder, at once
 SEEK_GAIN = 4  # frames; a seek throws away what the decoder holds back for reordering, so it has to save more
 _DECORD_CONTAINERS = ("mp4", "matroska")  # decord 0.6 gives other frames for MPEG-TS and no times for AVI
 
@@ -250,7 +251,15 @@ def _collect(info: VideoInfo, wanted: np.ndarray, read: _Read, size: FrameSize |
     for frame, picture in read(wanted.tolist()):
         frames[rows[frame]] = picture
         found[rows[frame]] = True
+    if not found.all():
+        _need_memory(info)
     return frames, found
+
+
+def _need_memory(info: VideoInfo) -> None:
+    """Raises MemoryError where frames may have been lost for want of it: decoders take that for damage, and do not say
+    so. What they hold is still held."""
+    np.empty(_HELD_FRAMES * info.width * info.height * 2, np.uint8)  # at most 2 bytes a pixel, as a rule
 
 
 def _fitted(info: VideoInfo, size: FrameSize | None) -> tuple[int, int]:

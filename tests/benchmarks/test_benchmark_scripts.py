@@ -150,7 +150,7 @@ def test_every_result_says_where_it_was_measured_or_that_it_was_not():
 
 @pytest.mark.slow
 def test_ground_measures_all_its_comparisons(tmp_path, model):
-    sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1"]
+    sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1", "--films", "1"]
     options = ["--model", str(model), *sizes]
     result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
     assert set(result["bare"]) == {"decode_s", "predict_s", "predict_beside_decode_s"}
@@ -158,6 +158,7 @@ def test_ground_measures_all_its_comparisons(tmp_path, model):
     for stage in (result["decode"], result["ground"]):
         assert 0 < stage["start_s"] < stage["seconds"] and stage["all_over_limit"] > 0
         assert stage["steady_over_limit"] > 0
+    assert min(result["films"]["bare"].values()) > 0 and result["films"]["all_over_limit"] > 0
     assert result["ground"]["all_over_predict"] > 0 and result["ground"]["steady_over_predict_beside_decode"] > 0
     assert [row["n"] for row in result["questions"]] == [1] and result["questions"][0]["all_over_first"] == 1
     assert [row["videos"] for row in result["memory"]] == [2] and result["memory"][0]["peak_mb"] > 100

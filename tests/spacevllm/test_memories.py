@@ -91,7 +91,7 @@ def test_a_file_that_changed_is_read_again(model, videos, plain, tmp_path):
 
 def test_frames_at_hand_are_remembered_under_a_key(model, videos, plain):
     predictor = Predictor(*model, memories=VideoMemories(MIB))
-    clip = sample_frames(videos[0], predictor.num_frames)
+    clip = sample_frames(videos[0], predictor.num_frames, size=predictor.image_size)
     assert predictor.recall("a") is None
     assert_same(predictor.ground(clip, QUESTIONS), plain[0])  # no key: not kept
     assert predictor.memories.stats.videos == 0

@@ -96,7 +96,7 @@ def test_a_presence_head_says_how_sure_it_is_and_not_the_words(folder):
 
 
 def test_frames_at_hand_give_the_same_as_a_path(folder, predictor):
-    clip = sample_frames(folder / "000000.mp4", predictor.num_frames)
+    clip = sample_frames(folder / "000000.mp4", predictor.num_frames, size=predictor.image_size)
     [a], [b] = (predictor.ground(video, ["the red circle"]) for video in (clip, folder / "000000.mp4"))
     assert a.answer == b.answer and np.array_equal(a.sampled_boxes, b.sampled_boxes)
 
