@@ -150,7 +150,7 @@ def test_every_result_says_where_it_was_measured_or_that_it_was_not():
 
 @pytest.mark.slow
 def test_ground_measures_all_its_comparisons(tmp_path, model):
-    sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1", "--films", "1"]
+    sizes = ["--videos", "18", "--questions", "1", "--archives", "2", "--rounds", "1", "--films", "3"]
     options = ["--model", str(model), *sizes]
     result = run("-m", "benchmarks.ground", *options, "--out", str(tmp_path))
     assert set(result["bare"]) == {"decode_s", "predict_s", "predict_beside_decode_s"}
