@@ -107,7 +107,8 @@ class Predictor:
 
         Args:
             windows: ``auto`` looks at a file window by window if its frames would lie too far apart, see
-                ``spacevllm.windows``; ``off`` never does. Frames at hand are always seen at once.
+                ``spacevllm.windows``; ``off`` never does. Frames at hand are always seen at once;
+                those of another size than ``image_size`` are resized by Pillow, a file's as they are decoded.
             task: whose wording is used: ``stvg`` asks when and where, ``vtg`` only when (its tubes have boxes, too).
             key: of the video in ``memories``; a file has one of its own: path, size and time of change.
 

@@ -12,7 +12,6 @@ from torch import nn
 from pipelines.train.config import Part, TrainJobConfig
 from pipelines.train.muon import Float32Muon
 from spacevllm.model.backbones import FAMILIES
-from spacevllm.model.precision import computes_bf16
 
 _PREFIXES: tuple[tuple[str, Part], ...] = (
     *((f"backbone.{prefix}", "projector") for family in FAMILIES.values() for prefix in family.projector),
@@ -33,17 +32,19 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of every weight matrix; from random weights the tiny model
     needs about 0.6 of AdamW's steps (docs/decisions.md). Its learning rate is scaled to AdamW's update size.
+
+    Args:
+        bf16: orthogonalise in bfloat16, as torch does; else in float32.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], beta2: float) -> None:
+    def __init__(self, groups: list[dict[str, Any]], beta2: float, bf16: bool = False) -> None:
         super().__init__(groups, {})
         plain = [group for group in self.param_groups if not group["muon"]]
         matrices = [group for group in self.param_groups if group["muon"]]
         # both parts hold the very same group dictionaries: a learning rate set here is set there
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, betas=(0.9, beta2))]
         if matrices:
-            fast = computes_bf16(matrices[0]["params"][0].device)
-            muon = torch.optim.Muon if fast else Float32Muon
+            muon = torch.optim.Muon if bf16 else Float32Muon
             self.parts.append(muon(matrices, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -67,7 +68,7 @@ def make_optimizer(model: nn.Module, config: TrainJobConfig) -> torch.optim.Opti
     """The configured optimiser over ``parameter_groups``."""
     groups, beta2 = parameter_groups(model, config), config.train.adam_beta2
     if config.train.optimizer == "muon":
-        return MuonAdamW(groups, beta2)
+        return MuonAdamW(groups, beta2, bf16=config.train.autocast is True)  # alike on all ranks, as ``autocast`` is
     return torch.optim.AdamW(groups, betas=(0.9, beta2))
 
 

@@ -54,15 +54,16 @@ class Bundle:
 
     parts: tuple[Part | VideoError, ...]
 
-    def wanted(self, *places: int) -> np.ndarray:
-        """(U,) int64, increasing: the frames of these parts; no place given: of all."""
-        chosen = [self.parts[place] for place in places] if places else self.parts
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *(p.indices for p in chosen if isinstance(p, Part))]))
+    @property
+    def wanted(self) -> np.ndarray:
+        """(U,) int64, increasing: the frames of all parts."""
+        indices = (part.indices for part in self.parts if isinstance(part, Part))
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *indices]))
 
     def read(self, find: Find) -> Pictures:
         """All at once or, where the decoder does not come through it, each part by itself."""
         try:
-            return Pictures(*find(self.wanted()), {})
+            return Pictures(*find(self.wanted), {})
         except VideoError as error:
             if len(self.parts) == 1:
                 return Pictures(np.zeros(0, np.int64), np.zeros((0, 0, 0, 3), np.uint8), {0: error})
